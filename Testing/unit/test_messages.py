@@ -1,0 +1,298 @@
+"""Messages: every request and reply to a frame and back, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protosam.errors import BrokenFrame, Cancelled, GeometryError, InvalidInput, WorkerFailure
+from protosam.extents import Extent, pack_bits
+from protosam.intensity import Window
+from protosam.masks import CleanUp
+from protosam.prompts import Box, Point, PriorMask, PromptSet
+from protosam.wire import messages
+from protosam.wire.fields import CODECS
+from protosam.wire.frames import Frame, FrameDecoder, encode
+
+MASK = np.random.default_rng(3).random((3, 4, 5)) > 0.5
+PROMPTS = PromptSet(
+    points=(Point((1.0, 2.5, 3.0), True, "a"), Point((0, 0, 0), False, "b")),
+    boxes=(Box((0, 1, 1), (0, 3, 4), 0, "box"), Box((0, 0, 0), (2, 3, 4), None, "box 3-D")),
+    prior=PriorMask(Extent((1, 1, 1), (4, 5, 6)), pack_bits(MASK), "prior"),
+    scope="slice",
+    axis=0,
+)
+RESULT = messages.Result(
+    volume_uid="v",
+    target="Segment_1",
+    generation=4,
+    extent=Extent((5, 6, 7), (8, 10, 12)),
+    bits=pack_bits(MASK),
+    score=0.75,
+    slice_scores={5: 0.5, 6: 1.0},
+    axis=0,
+    window=Window(-160.0, 240.0),
+    model="protosam-tiny",
+    digest="abc",
+    timings_s={"total": 1.5},
+    notes=("Out of memory: used half of the resolution.",),
+)
+REQUESTS = [
+    messages.Greeting("0.1.0"),
+    messages.OpenVolume("v", np.arange(24, dtype="i2").reshape(2, 3, 4), np.eye(4)),
+    messages.OpenVolume("v", np.ones((1, 2, 2), dtype="f4"), np.eye(4)),
+    messages.CloseVolume("v"),
+    messages.Predict("v", PromptSet()),
+    messages.Predict(
+        volume_uid="v",
+        prompts=PROMPTS,
+        target="Segment_1",
+        generation=4,
+        window=Window(-160, 240),
+        model="sam_vit_b",
+        adapter="liver",
+        clean_up=CleanUp(remove_islands=False, fill_holes=True, closing_mm=2.0, opening_mm=0.5),
+        editable=Extent((0, 0, 0), (2, 3, 4)),
+    ),
+    messages.Prewarm("v", (1.0, 2.0, 3.5)),
+    messages.Prewarm("v", (1.0, 2.0, 3.5), axis=2, window=Window(0, 1), count=3, model="m"),
+    messages.Cancel(17),
+    messages.Models(),
+    messages.LoadModel("sam_vit_b", "liver"),
+    messages.Stats(),
+    messages.Shutdown(),
+]
+REPLIES = [
+    messages.Hello("0.1.0", "3.12.1", 4711),
+    messages.Ready("protosam-tiny", "cpu", 2.5, ("A note.",)),
+    messages.Progress(0.5, "Slice 3 of 6"),
+    messages.VolumeOpened("v", ("old",)),
+    messages.VolumeClosed("v"),
+    RESULT,
+    dataclasses.replace(RESULT, extent=None, bits=b"", slice_scores={}),
+    messages.Prewarmed(3, True),
+    messages.CancelTaken(False),
+    messages.ModelList((messages.ModelInfo("tiny", "tiny", "Apache-2.0", True, False),)),
+    messages.ModelLoaded("tiny", "", "abc", "cuda:0"),
+    messages.StatsReport(1.0, 2.0, ("v",), 3.0, "tiny", "cpu", 1, 2, 9.5),
+    messages.Goodbye(),
+    messages.Failed("InvalidPrompt", "It lies outside.", "Click inside."),
+    messages.Cancelled("superseded"),
+]
+
+
+def through_bytes(frame):
+    (found,) = FrameDecoder().feed(b"".join(bytes(part) for part in encode(frame)))
+    return found
+
+
+def same(first, second):
+    for field in dataclasses.fields(first):
+        one, other = getattr(first, field.name), getattr(second, field.name)
+        if isinstance(one, np.ndarray):
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype
+        else:
+            assert one == other
+    return type(first) is type(second)
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: one.VERB)
+def test_a_request_comes_back_as_it_went(request_):
+    found = messages.parse_request(through_bytes(messages.request_frame(9, request_)))
+
+    assert same(request_, found)
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda one: one.KIND)
+def test_a_reply_comes_back_as_it_went(reply):
+    found = messages.parse_reply(through_bytes(messages.reply_frame(9, reply)))
+
+    assert same(reply, found)
+
+
+def test_the_examples_above_cover_every_verb_and_every_reply():
+    assert {one.VERB for one in REQUESTS} == set(messages.REQUESTS)
+    assert {one.KIND for one in REPLIES} == set(messages.REPLIES)
+    for name, kind in messages.REQUESTS.items():
+        assert name == kind.VERB
+        assert kind.ANSWER.KIND in messages.REPLIES
+    assert all(name == kind.KIND for name, kind in messages.REPLIES.items())
+
+
+@pytest.mark.parametrize("kind", [*messages.REQUESTS.values(), *messages.REPLIES.values()])
+def test_every_field_of_every_message_can_travel(kind):
+    assert all(str(one.type) in CODECS for one in dataclasses.fields(kind))
+
+
+def test_the_document_names_every_message_and_every_field():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text("utf-8")
+    kinds = [*messages.REQUESTS.values(), *messages.REPLIES.values()]
+    names = {*messages.REQUESTS, *messages.REPLIES}
+    names |= {one.name for kind in kinds for one in dataclasses.fields(kind)}
+
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+    assert f"Protocol version **{messages.PROTOCOL_VERSION}**" in text
+
+
+def test_a_prior_mask_travels_as_an_array_and_not_inside_the_header():
+    frame = messages.request_frame(1, messages.Predict("v", PROMPTS))
+
+    assert list(frame.arrays) == ["prompts.prior"]
+    assert "bits" not in repr(frame.body)
+
+
+def test_booleans_travel_as_bytes():
+    frame = messages.request_frame(1, messages.OpenVolume("v", MASK, np.eye(4)))
+    found = messages.parse_request(through_bytes(frame))
+
+    assert found.voxels.dtype == np.uint8
+    np.testing.assert_array_equal(found.voxels, MASK)
+
+
+def test_the_mask_of_a_result_is_unpacked_to_its_box():
+    np.testing.assert_array_equal(RESULT.mask(), MASK)
+    assert dataclasses.replace(RESULT, extent=None, bits=b"").mask().shape == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bits": b"\0"},
+        {"extent": None},
+        {"extent": Extent((-1, 6, 7), (2, 10, 12))},
+        {"extent": Extent((5, 6, 7), (1 << 40, 1 << 40, 1 << 40))},
+        {"bits": b"", "extent": Extent((1, 1, 1), (1, 1, 1))},
+    ],
+)
+def test_a_mask_that_does_not_fit_its_box_is_refused(changes):
+    frame = messages.reply_frame(1, RESULT)
+    body, arrays = dict(frame.body), dict(frame.arrays)
+    if "bits" in changes:
+        arrays["bits"] = np.frombuffer(changes["bits"], np.uint8)
+    if "extent" in changes:
+        box = changes["extent"]
+        body["extent"] = box and {"start_kji": box.start_kji, "stop_kji": box.stop_kji}
+        if box:
+            body["extent"] = {key: list(value) for key, value in body["extent"].items()}
+    with pytest.raises(WorkerFailure, match="does not fit"):
+        messages.parse_reply(Frame(1, "result", body, arrays))
+
+
+def test_an_unknown_verb_is_answered_with_the_known_ones():
+    with pytest.raises(InvalidInput, match=r"'segmnt' is not known.*predict"):
+        messages.parse_request(Frame(1, "segmnt"))
+
+
+def test_an_unknown_kind_of_reply_is_a_failure_of_the_worker():
+    with pytest.raises(WorkerFailure, match="unknown kind"):
+        messages.parse_reply(Frame(1, "predict"))
+
+
+PREDICT = messages.request_frame(1, messages.Predict("v", PROMPTS, window=Window(0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("volume_uid", 5),
+        ("volume_uid", ""),
+        ("volume_uid", "v" * 129),
+        ("generation", True),
+        ("generation", 1.0),
+        ("generation", None),
+        ("window", {"low": 1}),
+        ("window", {"low": "0", "high": 1}),
+        ("window", {"low": 0, "high": 10**400}),
+        ("window", {"low": 2, "high": 1}),
+        ("window", {"low": 0, "high": 1, "unit": "HU"}),
+        ("window", [0, 1]),
+        ("editable", {"start_kji": [0, 0], "stop_kji": [1, 1, 1]}),
+        ("editable", {"start_kji": [0, 0, 0.5], "stop_kji": [1, 1, 1]}),
+        ("editable", {"start_kji": [3, 0, 0], "stop_kji": [1, 1, 1]}),
+        ("clean_up", {"fill_holes": 1}),
+        ("clean_up", {"fill_holes": True}),
+        ("prompts", {}),
+        ("prompts", {"set": {}, "prior": None}),
+        ("prompts", {"set": None, "prior": None}),
+        ("prompts", {**PREDICT.body["prompts"], "prior": {"id": 5, "extent": None}}),
+        ("model", ["protosam-tiny"]),
+    ],
+)
+def test_a_field_of_another_type_or_value_is_refused_with_a_sentence(name, value):
+    body = {**PREDICT.body, name: value}
+    with pytest.raises(InvalidInput) as caught:
+        messages.parse_request(Frame(1, "predict", body, PREDICT.arrays))
+
+    assert caught.value.message
+
+
+def test_a_missing_and_an_unknown_field_are_named():
+    body = {**PREDICT.body, "colour": "red"}
+    del body["generation"]
+    with pytest.raises(InvalidInput, match=r"lacks the fields \['generation'\].*'colour'"):
+        messages.parse_request(Frame(1, "predict", body, PREDICT.arrays))
+
+
+def test_a_missing_and_an_unknown_array_are_named():
+    opened = messages.request_frame(1, messages.OpenVolume("v", MASK, np.eye(4)))
+    with pytest.raises(InvalidInput, match="'affine' is missing"):
+        messages.parse_request(
+            Frame(1, "open_volume", opened.body, {"voxels": opened.arrays["voxels"]})
+        )
+    with pytest.raises(InvalidInput, match=r"unknown arrays \['more'\]"):
+        messages.parse_request(
+            Frame(1, "open_volume", opened.body, {**opened.arrays, "more": np.zeros(1)})
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("voxels", np.zeros((4, 4), "i2")),
+        ("affine", np.eye(4, dtype="f4")),
+        ("affine", np.zeros(16)),
+    ],
+)
+def test_an_array_of_the_wrong_dtype_or_shape_is_refused(name, array):
+    opened = messages.request_frame(1, messages.OpenVolume("v", MASK, np.eye(4)))
+    with pytest.raises(InvalidInput, match=f"'{name}'.*wanted"):
+        messages.parse_request(Frame(1, "open_volume", opened.body, {**opened.arrays, name: array}))
+
+
+@pytest.mark.parametrize("scores", [{"a": 1.0}, {"-1": 1.0}, {"9" * 30: 1.0}, {"1": "x"}, [1.0]])
+def test_slice_scores_are_numbers_by_index(scores):
+    frame = messages.reply_frame(1, RESULT)
+    with pytest.raises(WorkerFailure, match="slice_scores"):
+        messages.parse_reply(
+            Frame(1, "result", {**frame.body, "slice_scores": scores}, frame.arrays)
+        )
+
+
+@pytest.mark.parametrize("changes", [{"axis": 3}, {"count": 0}, {"count": 10**6}])
+def test_a_prewarm_that_makes_no_sense_is_refused(changes):
+    with pytest.raises(InvalidInput, match="Prewarming"):
+        messages.Prewarm("v", (0.0, 0.0, 0.0), **changes)
+
+
+def test_an_error_keeps_its_kind_and_sentences_over_the_wire():
+    failed = messages.Failed.of(GeometryError("The affine is singular.", "Repair it."))
+    error = messages.parse_reply(through_bytes(messages.reply_frame(3, failed))).exception()
+
+    assert type(error) is GeometryError
+    assert (error.message, error.next_step) == ("The affine is singular.", "Repair it.")
+    assert isinstance(messages.Failed("NoSuchKind", "m", "").exception(), WorkerFailure)
+    assert isinstance(messages.Cancelled("cancelled").exception(), Cancelled)
+
+
+def test_a_score_that_is_not_a_number_does_not_travel():
+    with pytest.raises(BrokenFrame, match="JSON"):
+        encode(messages.reply_frame(1, dataclasses.replace(RESULT, score=float("nan"))))
+
+
+def test_what_is_no_message_is_refused():
+    with pytest.raises(InvalidInput, match="wanted a message"):
+        messages.request_frame(1, messages.Request)

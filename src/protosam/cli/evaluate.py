@@ -1,0 +1,118 @@
+"""`protosam evaluate`: options of the click robot, its progress and its table.
+
+The rules are `protosam.evaluate`'s; here they are asked for and shown. Speaks no coordinates.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from protosam.cli.options import (
+    BUILT_IN_MODEL,
+    AdapterOption,
+    DeviceOption,
+    ModelOption,
+    ScopeChoice,
+    WeightsOption,
+)
+from protosam.cli.screen import progress_bar, results, show_table
+
+if TYPE_CHECKING:
+    from protosam.evaluate import EvaluateReport
+
+
+class EngineName(str, Enum):
+    """Values of ``--engine``."""
+
+    protosam = "protosam"
+    grow_from_seeds = "grow-from-seeds"
+    random_walker = "random-walker"
+
+
+def evaluate(  # noqa: PLR0913 - each option of the command is a parameter
+    data: Annotated[
+        Path, typer.Option(help="Folder of <case>_img.* with <case>_lab.* and labels.json.")
+    ],
+    *,
+    model: ModelOption = BUILT_IN_MODEL,
+    adapter: AdapterOption = "",
+    engine: Annotated[EngineName, typer.Option(help="Who answers.")] = EngineName.protosam,
+    scope: Annotated[
+        ScopeChoice, typer.Option(help="The volume, or each label's largest slice alone.")
+    ] = ScopeChoice.volume,
+    labels: Annotated[str, typer.Option(help="Names or numbers, parted by commas.")] = "",
+    clicks: Annotated[int, typer.Option(help="Clicks for each object.")] = 5,
+    box: Annotated[bool, typer.Option("--box", help="Begin with a jittered box.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Play the first so many cases.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report into this file.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="FILE:PART; play the cases of that part only.")
+    ] = None,
+    cases: Annotated[str, typer.Option(help="Play these cases only, parted by commas.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the box's jitter.")] = 0,
+    device: DeviceOption = "auto",
+    weights_dir: WeightsOption = None,
+    keep_cache: Annotated[
+        bool, typer.Option("--keep-cache", help="Keep embeddings between the objects of a case.")
+    ] = False,
+) -> None:
+    """Let the click robot play every label of every case, and measure each answer."""
+    from protosam.engines import EngineChoice
+    from protosam.evaluate import EvaluateSettings
+    from protosam.evaluate import evaluate as play
+
+    settings = EvaluateSettings(
+        data=data,
+        choice=EngineChoice(engine.value, model, adapter or None, weights_dir, device, keep_cache),
+        scope=scope.value,
+        labels=_listed(labels),
+        clicks=clicks,
+        box=box,
+        limit=limit,
+        split=split,
+        cases=_listed(cases),
+        seed=seed,
+    )
+
+    def keep(so_far: EvaluateReport) -> None:
+        if json is not None:
+            so_far.write(json)
+
+    with progress_bar("loading") as bar:
+        report = play(settings, on_progress=bar, on_case=keep)
+    keep(report)
+    _tell(report.to_json())
+    if json is not None:
+        results().print(f"Written: {json}", markup=False)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _tell(report: dict[str, Any]) -> None:
+    protocol, machine = report["protocol"], report["machine"]
+    clicks = protocol["clicks"]
+    header = ("label", "objects", *(f"Dice {n}" for n in range(1, clicks + 1)))
+    header += ("auc", "NSD 2 mm", "first s", "next s")
+    rows = [
+        (name, str(mean["objects"]), *_figures(mean)) for name, mean in report["per_label"].items()
+    ]
+    rows.append(("all", str(protocol["objects"]), *_figures(report["mean"])))
+    title = f"{protocol['engine']} on {protocol['dataset']}, {protocol['scope']} scope"
+    show_table(title, header, rows)
+    seen = (f"{machine['cpu']}, {machine['cores']} cores", f"torch {machine['torch']}")
+    results().print("; ".join(seen), markup=False)
+
+
+def _figures(mean: dict[str, Any]) -> list[str]:
+    figures = [*mean["dice"], mean["dsc_auc"], mean["nsd_final"]]
+    times = [mean["seconds_first"], mean["seconds_next"]]
+    return [
+        *(f"{value:.3f}" for value in figures),
+        *("-" if value is None else f"{value:.2f}" for value in times),
+    ]

@@ -1,0 +1,49 @@
+"""Options of the commands, each explained once, where several share it or it is long."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BUILT_IN_MODEL = "protosam-tiny"
+"""`protosam.models.load.DEFAULT_MODEL`, which is not to be had without torch; a test compares."""
+
+ModelOption = Annotated[str, typer.Option(help="Model by name, or a weights file.")]
+AdapterOption = Annotated[str, typer.Option(help="Folder of an adapter.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 and so on.")]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights-dir", help="Folder searched first for weights.")
+]
+PointOption = Annotated[
+    list[str] | None,
+    typer.Option(help="k,j,i,+ on the object or k,j,i,- beside it; may be repeated."),
+]
+BoxOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Two corners k0,j0,i0,k1,j1,i1, both inside; may be repeated."),
+]
+RasOption = Annotated[bool, typer.Option("--ras", help="Points and boxes are RAS mm.")]
+AxisOption = Annotated[
+    str | None, typer.Option(help="Axis across which the slices lie: k, j or i.")
+]
+WindowOption = Annotated[str, typer.Option(help="LOW,HIGH in the image's own units, or auto.")]
+ClosingOption = Annotated[float, typer.Option(help="Close gaps up to twice this radius.")]
+OpeningOption = Annotated[float, typer.Option(help="Remove parts thinner than twice this radius.")]
+IslandsOption = Annotated[
+    bool, typer.Option("--keep-islands", help="Keep parts that hold no click.")
+]
+HolesOption = Annotated[bool, typer.Option("--keep-holes", help="Do not fill holes.")]
+NameOption = Annotated[str, typer.Option(help="Name of the segment in the file.")]
+NoWorkerOption = Annotated[
+    bool, typer.Option("--no-worker", help="Compute in this process instead of the worker.")
+]
+
+
+class ScopeChoice(str, Enum):
+    """Values of ``--scope``."""
+
+    slice = "slice"
+    volume = "volume"

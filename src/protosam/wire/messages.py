@@ -1,0 +1,141 @@
+"""Messages: requests and replies to frames, and strictly back.
+
+Owns the two tables of what may be said (`REQUESTS` for the worker's ears, `REPLIES` for the
+host's) and nothing of how bytes travel. A frame that is not one of them is an error with a
+sentence; nothing in a frame chooses code by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protosam.errors import InvalidInput, WorkerFailure
+from protosam.wire.fields import ModelInfo, from_body, to_body
+from protosam.wire.headers import PROTOCOL_VERSION, Frame
+from protosam.wire.replies import (
+    REPLIES,
+    SUPERSEDED,
+    VOLUME_NOT_OPEN,
+    Cancelled,
+    CancelTaken,
+    Failed,
+    Goodbye,
+    Hello,
+    ModelList,
+    ModelLoaded,
+    Prewarmed,
+    Progress,
+    Ready,
+    Reply,
+    Result,
+    StatsReport,
+    VolumeClosed,
+    VolumeOpened,
+)
+from protosam.wire.requests import (
+    REQUESTS,
+    Cancel,
+    CloseVolume,
+    Greeting,
+    LoadModel,
+    Models,
+    OpenVolume,
+    Predict,
+    Prewarm,
+    Request,
+    Shutdown,
+    Stats,
+)
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "REPLIES",
+    "REQUESTS",
+    "SUPERSEDED",
+    "VOLUME_NOT_OPEN",
+    "Cancel",
+    "CancelTaken",
+    "Cancelled",
+    "CloseVolume",
+    "Failed",
+    "Goodbye",
+    "Greeting",
+    "Hello",
+    "LoadModel",
+    "ModelInfo",
+    "ModelList",
+    "ModelLoaded",
+    "Models",
+    "OpenVolume",
+    "Predict",
+    "Prewarm",
+    "Prewarmed",
+    "Progress",
+    "Ready",
+    "Reply",
+    "Request",
+    "Result",
+    "Shutdown",
+    "Stats",
+    "StatsReport",
+    "VolumeClosed",
+    "VolumeOpened",
+    "parse_reply",
+    "parse_request",
+    "reply_frame",
+    "request_frame",
+]
+
+
+def request_frame(request_id: int, request: Request) -> Frame:
+    """Frame of a request."""
+    body, arrays = to_body(request)
+    return Frame(request_id, request.VERB, body, arrays)
+
+
+def reply_frame(request_id: int, reply: Reply) -> Frame:
+    """Frame of a reply."""
+    body, arrays = to_body(reply)
+    return Frame(request_id, reply.KIND, body, arrays)
+
+
+def parse_request(frame: Frame) -> Request:
+    """Request in a frame.
+
+    Raises
+    ------
+    InvalidInput
+        The verb is not known, a field is missing, unknown or of another type, or the values are
+        refused by their own classes (`GeometryError`, `InvalidPrompt` ...).
+    """
+    request_type = REQUESTS.get(frame.kind)
+    if request_type is None:
+        raise InvalidInput(
+            f"The verb {frame.kind!r} is not known; the verbs are {', '.join(REQUESTS)}.",
+            "Use a worker and a host of the same ProtoSAM version.",
+        )
+    request: Request = from_body(request_type, frame.body, dict(frame.arrays))
+    return request
+
+
+def parse_reply(frame: Frame) -> Reply:
+    """Reply in a frame.
+
+    Raises
+    ------
+    WorkerFailure
+        The kind is not known, or its content is not what that kind must hold.
+    """
+    reply_type: type[Any] | None = REPLIES.get(frame.kind)
+    if reply_type is None:
+        raise WorkerFailure(
+            f"The worker sent a reply of the unknown kind {frame.kind!r}.",
+            "Use a worker and a host of the same ProtoSAM version.",
+        )
+    try:
+        reply: Reply = from_body(reply_type, frame.body, dict(frame.arrays))
+    except InvalidInput as error:
+        raise WorkerFailure(
+            f"The worker sent a reply that cannot be read: {error.message}", error.next_step
+        ) from error
+    return reply

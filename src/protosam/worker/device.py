@@ -1,0 +1,120 @@
+"""The device's thread: one job after another, and one answer to each.
+
+Rules
+-----
+* Every job that is taken is answered once, whatever happens in the engine. One that was dropped
+  meanwhile has had its answer, `Cancelled`; what comes of it is thrown away.
+* A fault of the engine goes to the log in full and over the wire as one sentence.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from protosam.errors import Cancelled as CancelledError
+from protosam.errors import OutOfMemory, ProtoSAMError, WorkerFailure
+from protosam.wire import messages
+from protosam.worker.engine import Engine
+from protosam.worker.jobs import CANCELLED, Job, JobQueue
+from protosam.worker.outbox import Outbox
+
+PROGRESS_S = 0.05
+"""Progress is told at most twenty times a second."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def run_jobs(engine: Engine, jobs: JobQueue, outbox: Outbox) -> None:
+    """Work until the queue is closed.
+
+    Parameters
+    ----------
+    engine : Engine
+        Asked from this thread only.
+    jobs : JobQueue
+        Where jobs come from.
+    outbox : Outbox
+        Where answers go.
+    """
+    while (job := jobs.next()) is not None:
+        reply = _answer(engine, job, outbox)
+        if not jobs.finish(job):
+            continue
+        try:
+            outbox.send(job.request_id, reply)
+        except ProtoSAMError as error:
+            _LOG.error("The answer %r cannot be sent: %s", reply.KIND, error)
+            outbox.send(job.request_id, messages.Failed.of(WorkerFailure(str(error))))
+
+
+def failure_of(error: Exception, doing: str) -> messages.Failed:
+    """Failure as it goes over the wire; what is not an error of this package goes to the log.
+
+    Parameters
+    ----------
+    error : Exception
+        What was raised.
+    doing : str
+        Verb, for the sentence.
+    """
+    if isinstance(error, ProtoSAMError):
+        return messages.Failed.of(error)
+    if isinstance(error, MemoryError):
+        return messages.Failed.of(
+            OutOfMemory(
+                f"There was not enough memory for {doing!r}.",
+                "Close other volumes or programs, or choose a smaller model.",
+            )
+        )
+    _LOG.error("%r failed", doing, exc_info=error)
+    return messages.Failed.of(
+        WorkerFailure(
+            f"{doing!r} failed in the worker ({type(error).__name__}).",
+            "Try again; if it fails again, report it with the worker's log.",
+        )
+    )
+
+
+def _answer(engine: Engine, job: Job, outbox: Outbox) -> messages.Reply:
+    progress = _Progress(outbox, job)
+    try:
+        return _perform(engine, job, progress)
+    except CancelledError:
+        if isinstance(job.request, messages.Prewarm):
+            return messages.Prewarmed(0, yielded=True)
+        return messages.Cancelled(job.reason or CANCELLED)
+    except Exception as error:  # noqa: BLE001 - the dispatch loop: a fault ends the job, not the worker
+        return failure_of(error, job.request.VERB)
+
+
+def _perform(engine: Engine, job: Job, progress: _Progress) -> messages.Reply:
+    request, volume = job.request, job.volume
+    if isinstance(request, messages.Models):
+        return messages.ModelList(engine.models())
+    if isinstance(request, messages.LoadModel):
+        return engine.load(request, progress)
+    if isinstance(request, messages.CloseVolume):
+        engine.forget(request.uid)
+        return messages.VolumeClosed(request.uid)
+    if isinstance(request, messages.Predict) and volume is not None:
+        return engine.predict(volume, request, progress, job.stopped.is_set)
+    if isinstance(request, messages.Prewarm) and volume is not None:
+        slices = engine.prewarm(volume, request, job.stopped.is_set)
+        return messages.Prewarmed(slices, yielded=job.stopped.is_set())
+    raise WorkerFailure(f"{request.VERB!r} is not a job for the device.")
+
+
+class _Progress:
+    """Tells the host how far a job is, not too often."""
+
+    def __init__(self, outbox: Outbox, job: Job) -> None:
+        self._outbox, self._job = outbox, job
+        self._next_s = 0.0
+
+    def __call__(self, fraction: float, text: str) -> None:
+        now = time.monotonic()
+        if now >= self._next_s and not self._job.stopped.is_set():
+            self._next_s = now + PROGRESS_S
+            share = min(max(fraction, 0.0), 1.0)
+            self._outbox.send(self._job.request_id, messages.Progress(share, text))

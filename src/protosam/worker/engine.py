@@ -1,0 +1,73 @@
+"""What the worker asks of an engine: the seam between the wire and the models.
+
+`service` holds the real one, which brings torch; tests bring their own. It is built and asked on
+one thread, the one that owns the device; `stats` alone may be called from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from protosam.geometry import Volume
+from protosam.wire.messages import (
+    LoadModel,
+    ModelInfo,
+    ModelLoaded,
+    Predict,
+    Prewarm,
+    Result,
+)
+
+OnProgress = Callable[[float, str], None]
+"""Gets a fraction from 0 to 1 and what is being done."""
+
+ShouldStop = Callable[[], bool]
+"""Asked between the steps of a job."""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What an engine has in memory."""
+
+    model: str
+    """Model in memory; empty = none."""
+    device: str
+    """Where it computes."""
+    cache_bytes: int
+    """Embeddings in memory."""
+
+
+class Engine(Protocol):
+    """Models, and what is kept of their work."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user about the start."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Sizes, from any thread and at any time."""
+        ...
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """Every model that is known."""
+        ...
+
+    def load(self, request: LoadModel, on_progress: OnProgress) -> ModelLoaded:
+        """Load a model in place of the one in memory."""
+        ...
+
+    def predict(
+        self, volume: Volume, request: Predict, on_progress: OnProgress, should_stop: ShouldStop
+    ) -> Result:
+        """Segment one object; `errors.Cancelled` if it was stopped."""
+        ...
+
+    def prewarm(self, volume: Volume, request: Prewarm, should_stop: ShouldStop) -> int:
+        """Embed slices until stopped; return how many."""
+        ...
+
+    def forget(self, uid: str) -> None:
+        """Drop what is kept of a volume."""
+        ...

@@ -1,0 +1,143 @@
+"""Jobs: what waits for the device, in which order, and what makes way for what.
+
+Rules
+-----
+* Everything is done in the order of arrival, except that prewarming comes last.
+* A newer prediction of a target supersedes an older one, waiting or running; newer is what has at
+  least the same generation. A newer prewarm of a volume supersedes an older one.
+* A running prewarm stops when anything else arrives.
+* A job is stopped by its event, which it looks at between its steps. Who stopped it answers it at
+  once: the host need not wait for the end of a step, which may be the encoding of a large image.
+* It knows no engine and no wire; it is safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from protosam.geometry import Volume
+from protosam.wire.messages import SUPERSEDED, Predict, Prewarm, Request
+
+CANCELLED = "cancelled"
+SHUTDOWN = "shutdown"
+
+
+@dataclass(eq=False)
+class Job:
+    """One request on its way through the device."""
+
+    request_id: int
+    """Number on the wire."""
+    request: Request
+    """What was asked."""
+    volume: Volume | None = None
+    """The volume it is about, held so that closing it does not take it away."""
+    reason: str = ""
+    """Why nobody wants it any more; empty while its answer is wanted."""
+    stopped: threading.Event = field(default_factory=threading.Event)
+    """Set as soon as it should stop: it is not wanted, or it has to make way."""
+
+    def drop(self, reason: str) -> None:
+        """Make it stop, unwanted."""
+        self.reason = reason
+        self.stopped.set()
+
+
+class JobQueue:
+    """Jobs that wait, and the one that runs."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[Job] = []
+        self._running: Job | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        with self._changed:
+            return len(self._waiting) + (self._running is not None)
+
+    def put(self, job: Job) -> list[Job]:
+        """Add a job.
+
+        Returns
+        -------
+        list of Job
+            Those that are not wanted any more because of it, each with its reason, to be answered
+            by the caller. The new one itself is among them if it is the outdated one, or if the
+            queue is closed.
+        """
+        with self._changed:
+            if self._closed:
+                job.drop(SHUTDOWN)
+                return [job]
+            rivals = [one for one in self._known() if not one.reason and _is_rival(one, job)]
+            if any(_generation(one) > _generation(job) for one in rivals):
+                job.drop(SUPERSEDED)
+                return [job]
+            dropped = self._drop(lambda one: one in rivals, SUPERSEDED)
+            running = self._running
+            if running is not None and _is_prewarm(running) and not _is_prewarm(job):
+                running.stopped.set()
+            self._waiting.append(job)
+            self._changed.notify_all()
+            return dropped
+
+    def next(self) -> Job | None:
+        """Wait for a job and start it; None once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return None
+            job = min(self._waiting, key=_is_prewarm)
+            self._waiting.remove(job)
+            self._running = job
+            return job
+
+    def finish(self, job: Job) -> bool:
+        """Say that a job has ended; return whether its answer is still wanted."""
+        with self._changed:
+            self._running = None
+            return not job.reason
+
+    def cancel(self, request_id: int) -> list[Job]:
+        """Drop a job; return it alone, to be answered, or nothing if it is not there."""
+        with self._changed:
+            return self._drop(lambda one: one.request_id == request_id, CANCELLED)
+
+    def close(self) -> list[Job]:
+        """Drop everything and take no more; return the jobs that are to be answered."""
+        with self._changed:
+            self._closed = True
+            dropped = self._drop(lambda _: True, SHUTDOWN)
+            self._changed.notify_all()
+            return dropped
+
+    def _known(self) -> list[Job]:
+        return self._waiting + ([self._running] if self._running else [])
+
+    def _drop(self, unwanted: Callable[[Job], bool], reason: str) -> list[Job]:
+        """Drop jobs that are still wanted, waiting or running; return them."""
+        dropped = [one for one in self._known() if not one.reason and unwanted(one)]
+        self._waiting = [one for one in self._waiting if one not in dropped]
+        for one in dropped:
+            one.drop(reason)
+        return dropped
+
+
+def _is_rival(old: Job, new: Job) -> bool:
+    """Whether only one of the two is still wanted."""
+    if isinstance(old.request, Predict) and isinstance(new.request, Predict):
+        return bool(new.request.target) and old.request.target == new.request.target
+    if isinstance(old.request, Prewarm) and isinstance(new.request, Prewarm):
+        return old.request.volume_uid == new.request.volume_uid
+    return False
+
+
+def _is_prewarm(job: Job) -> bool:
+    return isinstance(job.request, Prewarm)
+
+
+def _generation(job: Job) -> int:
+    return job.request.generation if isinstance(job.request, Predict) else 0

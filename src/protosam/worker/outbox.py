@@ -1,0 +1,56 @@
+"""The worker's end of the wire for writing: whole frames, from any thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from io import FileIO
+
+from protosam.wire.frames import encode
+from protosam.wire.messages import Reply, reply_frame
+
+_LOG = logging.getLogger(__name__)
+
+
+class Outbox:
+    """Writes one frame after another.
+
+    Parameters
+    ----------
+    stream : FileIO
+        Where to; unbuffered.
+    """
+
+    def __init__(self, stream: FileIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._last_said = False
+        self.served = 0
+        """Answers sent, progress and what was not asked for not counted."""
+
+    def send(self, request_id: int, reply: Reply) -> None:
+        """Write a reply. A host that is gone is logged; the reader finds the end of its stream.
+
+        Raises
+        ------
+        BrokenFrame
+            The reply cannot be put into a frame; nothing was written.
+        """
+        buffers = encode(reply_frame(request_id, reply))
+        with self._lock:
+            if self._last_said:
+                return
+            self.served += request_id > 0 and reply.KIND != "progress"
+            try:
+                for buffer in buffers:
+                    rest = buffer
+                    while rest:
+                        rest = rest[self._stream.write(rest) :]
+            except OSError as error:
+                _LOG.warning("The host takes no more replies: %s", error)
+
+    def send_last(self, request_id: int, reply: Reply) -> None:
+        """Write a reply after which nothing more is said: later ones are dropped."""
+        self.send(request_id, reply)
+        with self._lock:
+            self._last_said = True

@@ -1,0 +1,199 @@
+"""The engine of the real worker: verbs to the methods of `models`.
+
+Rules
+-----
+* One model is in memory, with at most one adapter; asking for another one replaces it.
+* The model that was asked for at the start may be missing: the worker starts all the same, says so
+  in its notes, and looks again when somebody asks for it.
+* What to do when memory runs out is `models.memory_ladder`'s; its sentences are the notes of the
+  result.
+* Only this module of the worker reaches torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from protosam.errors import ModelUnavailable, OutOfMemory
+from protosam.extents import pack_bits
+from protosam.geometry import Volume
+from protosam.masks import CleanUp
+from protosam.models.disk_cache import DiskStore, default_folder
+from protosam.models.embeddings import EmbeddingCache
+from protosam.models.load import DEFAULT_MODEL, load_model
+from protosam.models.memory_ladder import memory_errors
+from protosam.models.segmenter import Segmentation, Segmenter, SegmentRequest
+from protosam.models.slice_model import SliceModel
+from protosam.models.weights import list_weights
+from protosam.wire.messages import (
+    LoadModel,
+    ModelInfo,
+    ModelLoaded,
+    Predict,
+    Prewarm,
+    Result,
+)
+from protosam.worker.engine import EngineStats, OnProgress, ShouldStop
+
+LoadsModel = Callable[..., SliceModel]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which model answers, and where."""
+
+    model: str
+    adapter: str
+    device: str
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What the worker was started with."""
+
+    model: str = DEFAULT_MODEL
+    """Name or path of the model to load at the start."""
+    device: str = "auto"
+    """Where to compute, as `models.load.choose_device` understands it."""
+    weights_dir: Path | None = None
+    """Folder that is searched first for weights."""
+
+
+class ModelEngine:
+    """The models, and the embeddings that they have made.
+
+    Parameters
+    ----------
+    settings : ModelSettings
+        What to load first, and where.
+    tell : callable
+        Gets what is being done while it starts.
+    load : callable
+        `models.load.load_model`, or a stand-in for it.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        tell: Callable[[str], None],
+        load: LoadsModel = load_model,
+    ) -> None:
+        self._settings = settings
+        self._load_model = load
+        self._cache = EmbeddingCache(disk=DiskStore(default_folder()))
+        self._segmenter: Segmenter | None = None
+        self._choice = _Choice(settings.model or DEFAULT_MODEL, "", settings.device)
+        self._notes: tuple[str, ...] = ()
+        tell(f"Loading the model {self._choice.model}.")
+        try:
+            with memory_errors():
+                self._use(self._choice)
+        except (ModelUnavailable, OutOfMemory) as error:
+            self._notes = (str(error),)
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user about the start."""
+        return self._notes
+
+    def stats(self) -> EngineStats:
+        """Sizes, from any thread and at any time."""
+        segmenter = self._segmenter
+        if segmenter is None:
+            return EngineStats("", "", self._cache.nbytes)
+        model = segmenter.model
+        return EngineStats(model.name, str(model.device), self._cache.nbytes)
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """Every model that has a card."""
+        loaded = self.stats().model
+        return tuple(
+            ModelInfo(
+                name=status.card.name,
+                family=status.card.family,
+                licence=status.card.licence,
+                available=status.path is not None,
+                loaded=status.card.name == loaded,
+            )
+            for status in list_weights(self._settings.weights_dir)
+        )
+
+    def load(self, request: LoadModel, on_progress: OnProgress) -> ModelLoaded:
+        """Load a model in place of the one in memory."""
+        on_progress(0.0, f"Loading the model {request.model}.")
+        with memory_errors():
+            choice = _Choice(request.model, request.adapter, self._settings.device)
+            model = self._use(choice).model
+        return ModelLoaded(model.name, request.adapter, model.digest, str(model.device))
+
+    def predict(
+        self, volume: Volume, request: Predict, on_progress: OnProgress, should_stop: ShouldStop
+    ) -> Result:
+        """Segment one object; `errors.Cancelled` if it was stopped."""
+        question = SegmentRequest(
+            prompts=request.prompts,
+            window=request.window,
+            clean_up=request.clean_up or CleanUp(),
+            editable=request.editable,
+        )
+        segmenter = self._use(self._chosen(request.model, request.adapter))
+        answer = segmenter.segment(
+            volume, question, on_progress=on_progress, should_stop=should_stop
+        )
+        return self._result(volume, request, answer)
+
+    def prewarm(self, volume: Volume, request: Prewarm, should_stop: ShouldStop) -> int:
+        """Embed slices until stopped; return how many."""
+        return self._use(self._chosen(request.model, request.adapter)).prewarm(
+            volume,
+            request.axis,
+            request.centre_kji,
+            window=request.window,
+            count=request.count,
+            should_stop=should_stop,
+        )
+
+    def forget(self, uid: str) -> None:
+        """Drop what is kept of a volume."""
+        if self._segmenter is not None:
+            self._segmenter.forget_volume(uid)
+
+    def _chosen(self, model: str, adapter: str) -> _Choice:
+        """Choice of a request: no name means the model in memory, with its adapter."""
+        if not model:
+            return replace(self._choice, adapter=adapter or self._choice.adapter)
+        if (model, adapter) == (self._choice.model, self._choice.adapter):
+            return self._choice
+        return _Choice(model, adapter, self._settings.device)
+
+    def _use(self, choice: _Choice) -> Segmenter:
+        """Segmenter of a choice, loaded now if it is not the one in memory."""
+        if self._segmenter is None or choice != self._choice:
+            model = self._load_model(
+                choice.model,
+                adapter=Path(choice.adapter) if choice.adapter else None,
+                weights_dir=self._settings.weights_dir,
+                device=choice.device,
+            )
+            self._segmenter = Segmenter(model, cache=self._cache)
+            self._choice = choice
+        return self._segmenter
+
+    def _result(self, volume: Volume, request: Predict, answer: Segmentation) -> Result:
+        model = self._use(self._choice).model
+        return Result(
+            volume_uid=volume.uid,
+            target=request.target,
+            generation=request.generation,
+            extent=answer.extent,
+            bits=b"" if answer.extent is None else pack_bits(answer.mask),
+            score=answer.score,
+            slice_scores=answer.slice_scores,
+            axis=answer.axis,
+            window=answer.window,
+            model=model.name,
+            digest=model.digest,
+            timings_s={"total": answer.elapsed_s},
+            notes=answer.notes,
+        )
