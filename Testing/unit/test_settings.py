@@ -116,7 +116,8 @@ def test_the_learning_rate_never_leaves_its_bounds(
 
 
 def test_each_stage_has_its_frame_sides() -> None:
-    settings = TrainBaseSettings(steps=10, decay_steps=0)
+    stages = ((0.4, {"96": 1.0}), (0.7, {"128": 1.0}), (1.0, {"128": 0.6, "256": 0.4}))
+    settings = TrainBaseSettings(steps=10, decay_steps=0, stages=stages)
     assert [list(settings.sides_at(step)) for step in range(10)] == (
         [["96"]] * 4 + [["128"]] * 3 + [["128", "256"]] * 3
     )

@@ -121,9 +121,9 @@ class ModelEngine:
 
     def load(self, request: LoadModel, on_progress: OnProgress) -> ModelLoaded:
         """Load a model in place of the one in memory."""
-        on_progress(0.0, f"Loading the model {request.model}.")
+        choice = self._chosen(request.model, request.adapter)
+        on_progress(0.0, f"Loading the model {choice.model}.")
         with memory_errors():
-            choice = _Choice(request.model, request.adapter, self._settings.device)
             model = self._use(choice).model
         return ModelLoaded(model.name, request.adapter, model.digest, str(model.device))
 
