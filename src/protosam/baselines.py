@@ -94,8 +94,13 @@ class _SeededEngine:
 
     def settings(self) -> dict[str, str | float]:
         """Return what the report says of the engine."""
-        region_mm = self.default_region_mm if self._region_mm is None else self._region_mm
-        return {"radius_mm": self._radius_mm, "region_mm": region_mm}
+        if self._region_mm is not None:
+            return {"radius_mm": self._radius_mm, "region_mm": self._region_mm}
+        return {
+            "radius_mm": self._radius_mm,
+            "region_mm": self.default_region_mm,
+            "picture_margin": PICTURE_MARGIN,
+        }
 
     def begin(self, volume: Volume, plane: Plane | None) -> None:
         """Take a new object, forgetting the last one."""
