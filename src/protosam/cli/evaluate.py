@@ -59,6 +59,13 @@ def evaluate(  # noqa: PLR0913 - each option of the command is a parameter
     keep_cache: Annotated[
         bool, typer.Option("--keep-cache", help="Keep embeddings between the objects of a case.")
     ] = False,
+    region_mm: Annotated[
+        float | None,
+        typer.Option(
+            "--region-mm",
+            help="Margin of the classical engines' background; their own if left out.",
+        ),
+    ] = None,
 ) -> None:
     """Let the click robot play every label of every case, and measure each answer."""
     from protosam.engines import EngineChoice
@@ -67,7 +74,15 @@ def evaluate(  # noqa: PLR0913 - each option of the command is a parameter
 
     settings = EvaluateSettings(
         data=data,
-        choice=EngineChoice(engine.value, model, adapter or None, weights_dir, device, keep_cache),
+        choice=EngineChoice(
+            engine.value,
+            model,
+            adapter or None,
+            weights_dir=weights_dir,
+            device=device,
+            keep_cache=keep_cache,
+            region_mm=region_mm,
+        ),
         scope=scope.value,
         labels=_listed(labels),
         clicks=clicks,
