@@ -22,7 +22,7 @@ from protosam.cli.options import (
 from protosam.cli.screen import progress_bar, results, show_table
 
 if TYPE_CHECKING:
-    from protosam.evaluate import EvaluateReport
+    from protosam.evaluate import EvaluateReport, EvaluateSettings
 
 
 class EngineName(str, Enum):
@@ -70,7 +70,6 @@ def evaluate(  # noqa: PLR0913 - each option of the command is a parameter
     """Let the click robot play every label of every case, and measure each answer."""
     from protosam.engines import EngineChoice
     from protosam.evaluate import EvaluateSettings
-    from protosam.evaluate import evaluate as play
 
     settings = EvaluateSettings(
         data=data,
@@ -92,6 +91,11 @@ def evaluate(  # noqa: PLR0913 - each option of the command is a parameter
         cases=_listed(cases),
         seed=seed,
     )
+    _play(settings, json)
+
+
+def _play(settings: EvaluateSettings, json: Path | None) -> None:
+    from protosam.evaluate import evaluate as play
 
     def keep(so_far: EvaluateReport) -> None:
         if json is not None:
