@@ -420,6 +420,13 @@ def test_evaluate_plays_a_folder_and_writes_its_report(tmp_path: Path) -> None:
     document = json.loads(report.read_text())
     assert set(document) == {"protocol", "machine", "cases", "mean", "per_label"}
     assert len(document["mean"]["dice"]) == 2
+    assert "picture_margin" in document["protocol"]["engine_settings"]
+
+    done = runner.invoke(app, [*command, "--region-mm", "1000"])
+    assert done.exit_code == 0, done.output
+    settings = json.loads(report.read_text())["protocol"]["engine_settings"]
+    assert settings["region_mm"] == 1000
+    assert "picture_margin" not in settings
 
 
 def test_train_base_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

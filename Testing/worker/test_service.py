@@ -235,3 +235,10 @@ def test_another_fault_of_torch_is_not_taken_for_memory(engine, a_ball, failures
     failures.append(RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes"):
         predict(engine, a_ball)
+
+
+def test_loading_no_name_keeps_the_model_in_memory(engine, loads):
+    loaded = engine.load(LoadModel(""), lambda fraction, text: None)
+
+    assert loaded.model == "first"
+    assert [name for name, *_ in loads] == ["first"]
