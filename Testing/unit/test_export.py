@@ -23,8 +23,8 @@ SETTINGS = TrainBaseSettings(
 )
 
 
-def a_line(step: int, pairs: float, seconds: float) -> str:
-    return json.dumps({"step": step, "pairs": pairs, "seconds_per_step": seconds}) + "\n"
+def a_line(step: int, samples: float, seconds: float) -> str:
+    return json.dumps({"step": step, "samples": samples, "seconds_per_step": seconds}) + "\n"
 
 
 def write_volume(folder: Path) -> None:
@@ -143,7 +143,7 @@ def test_steps_taken_twice_count_once_and_steps_after_the_checkpoint_not_at_all(
     export_base(a_run, a_target)
     assert sheet_in(a_target)["training"]["logged"] == {
         "steps": 40,
-        "pairs": 20 * 6 + 20 * 4,
+        "samples": 20 * 6 + 20 * 4,
         "objects": 3 * 200,
         "seconds": 60.0,
     }

@@ -11,7 +11,7 @@ import torch
 from protosam.learn.rounds import Played, Table, chosen_logits, play
 from protosam.models.tiny import Masks, TinySAM, TinySettings
 
-SIDE, PAIRS, OBJECTS = 32, 2, 3
+SIDE, SAMPLES, OBJECTS = 32, 2, 3
 SMALL = TinySettings(stem_widths=(12, 24, 24), trunk_dim=48, trunk_depth=1, trunk_heads=2)
 
 
@@ -23,17 +23,18 @@ def a_network() -> TinySAM:
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    return torch.rand(PAIRS, 2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    return torch.rand(SAMPLES, 3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
 def targets() -> torch.Tensor:
-    """Squares in slice A; in slice B they have moved, and the last one has ended."""
-    masks = torch.zeros(PAIRS, OBJECTS, 2, SIDE // 2, SIDE // 2)
+    """Squares in slice A; in B and C they have moved, and the last one has ended."""
+    masks = torch.zeros(SAMPLES, OBJECTS, 3, SIDE // 2, SIDE // 2)
     for index in range(OBJECTS):
         masks[:, index, 0, 2 : 8 + index, 3:10] = 1
         masks[:, index, 1, 3 : 9 + index, 4:11] = 1
-    masks[:, -1, 1] = 0
+        masks[:, index, 2, 4 : 9 + index, 5:11] = 1
+    masks[:, -1, 1:] = 0
     return masks
 
 
@@ -81,9 +82,20 @@ def test_the_next_slice_is_told_of_its_neighbour(
     a_network: TinySAM, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     table = a_table(a_network, images, targets, slice_index=1)
-    table.start_from(torch.zeros(PAIRS * OBJECTS, 16, 16), targets[:, :, 0].flatten(0, 1))
+    table.start_from(torch.zeros(SAMPLES * OBJECTS, 16, 16), targets[:, :, 0].flatten(0, 1))
     assert all(p.neighbour is not None and p.own is None for p in table.prompts)
     assert all(not len(table.prompts[n].points_xy) for n in (2, 5))  # these have ended
+
+
+def test_a_propagation_that_has_lost_its_object_is_told_the_truth(
+    a_network: TinySAM, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    table = a_table(a_network, images, targets, slice_index=2)
+    truth = targets[:, :, 1].flatten(0, 1)
+    table.start_from(torch.full((SAMPLES * OBJECTS, 16, 16), -9.0), truth)
+    for prompts, wanted in zip(table.prompts, truth, strict=True):
+        told = bool((prompts.neighbour > 0).any())
+        assert told or not bool((wanted >= 0.5).any())
 
 
 def test_chosen_logits_are_those_that_would_be_shown() -> None:
@@ -104,8 +116,11 @@ def test_a_batch_repeats_by_seed(
     first, again = (played(a_network, images, targets, 3) for _ in range(2))
     assert torch.equal(first.clicked.total, again.clicked.total)
     assert torch.equal(first.propagated.total, again.propagated.total)
+    assert torch.equal(first.handed_on.total, again.handed_on.total)
+    assert torch.equal(first.total, again.total)
     assert 0 <= first.iou_clicked <= 1
     assert 0 <= first.iou_propagated <= 1
+    assert 0 <= first.iou_handed_on <= 1
 
 
 def test_gradients_reach_the_encoder_the_prompts_and_the_decoder(
@@ -113,7 +128,7 @@ def test_gradients_reach_the_encoder_the_prompts_and_the_decoder(
 ) -> None:
     a_network.zero_grad()
     result = played(a_network, images, targets, 5)
-    (result.clicked.total + result.propagated.total).backward()
+    result.total.backward()
     for part in (a_network.image_encoder, a_network.prompt_encoder, a_network.mask_decoder):
         norms = [p.grad.norm() for p in part.parameters() if p.grad is not None]
         assert norms

@@ -1,4 +1,4 @@
-"""Training samples: two slices in one frame, the object in the first, all by seed."""
+"""Training samples: three slices in one frame, the object in the first, all by seed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from protosam.learn.augment import vary_intensities
-from protosam.learn.sampler import MIN_PIXELS, Pair, Sampler
+from protosam.learn.sampler import MIN_PIXELS, Sample, Sampler
 from protosam.learn.shapes import procedural_volume
 from protosam.learn.sources import Source
 
@@ -40,44 +40,46 @@ def shapes() -> Sampler:
 
 
 @pytest.fixture(scope="module")
-def pairs(shapes: Sampler) -> list[Pair]:
+def samples(shapes: Sampler) -> list[Sample]:
     return [shapes.draw(np.random.default_rng(seed), SIDE) for seed in range(60)]
 
 
-def test_the_same_seed_gives_the_same_pair(shapes: Sampler, pairs: list[Pair]) -> None:
+def test_the_same_seed_gives_the_same_sample(shapes: Sampler, samples: list[Sample]) -> None:
     again = shapes.draw(np.random.default_rng(4), SIDE)
-    assert torch.equal(again.images, pairs[4].images)
-    assert torch.equal(again.targets, pairs[4].targets)
+    assert torch.equal(again.images, samples[4].images)
+    assert torch.equal(again.targets, samples[4].targets)
 
 
-def test_other_seeds_give_other_pairs(pairs: list[Pair]) -> None:
-    assert not torch.equal(pairs[0].images, pairs[1].images)
+def test_other_seeds_give_other_samples(samples: list[Sample]) -> None:
+    assert not torch.equal(samples[0].images, samples[1].images)
 
 
-def test_images_are_two_slices_between_their_neighbours_in_zero_to_one(pairs: list[Pair]) -> None:
-    for pair in pairs:
-        assert pair.images.shape == (2, 3, SIDE, SIDE)
-        assert pair.images.dtype == torch.float32
-        assert torch.isfinite(pair.images).all()
-        assert 0 <= float(pair.images.min()) <= float(pair.images.max()) <= 1
+def test_images_are_three_slices_between_their_neighbours_in_zero_to_one(
+    samples: list[Sample],
+) -> None:
+    for sample in samples:
+        assert sample.images.shape == (3, 3, SIDE, SIDE)
+        assert sample.images.dtype == torch.float32
+        assert torch.isfinite(sample.images).all()
+        assert 0 <= float(sample.images.min()) <= float(sample.images.max()) <= 1
 
 
-def test_targets_are_soft_masks_on_the_half_grid(pairs: list[Pair]) -> None:
-    for pair in pairs:
-        assert pair.targets.shape == (OBJECTS, 2, SIDE // 2, SIDE // 2)
-        assert set(torch.unique(pair.targets).tolist()) <= {0, 0.25, 0.5, 0.75, 1}
+def test_targets_are_soft_masks_on_the_half_grid(samples: list[Sample]) -> None:
+    for sample in samples:
+        assert sample.targets.shape == (OBJECTS, 3, SIDE // 2, SIDE // 2)
+        assert set(torch.unique(sample.targets).tolist()) <= {0, 0.25, 0.5, 0.75, 1}
 
 
-def test_every_object_is_in_slice_a(pairs: list[Pair]) -> None:
-    for pair in pairs:
-        assert (4 * pair.targets[:, 0].sum(dim=(1, 2)) >= MIN_PIXELS).all()
-        assert (pair.targets[:, 0].amax(dim=(1, 2)) >= 0.5).all()
+def test_every_object_is_in_slice_a(samples: list[Sample]) -> None:
+    for sample in samples:
+        assert (4 * sample.targets[:, 0].sum(dim=(1, 2)) >= MIN_PIXELS).all()
+        assert (sample.targets[:, 0].amax(dim=(1, 2)) >= 0.5).all()
 
 
 def test_an_object_may_have_ended_in_slice_b() -> None:
     sampler = Sampler({"ball": [a_ball()]}, {"ball": 1.0}, 1)
     drawn = [sampler.draw(np.random.default_rng(seed), SIDE) for seed in range(60)]
-    gone = [not (pair.targets[0, 1] >= 0.5).any() for pair in drawn]
+    gone = [not (sample.targets[0, 1] >= 0.5).any() for sample in drawn]
     assert 0 < sum(gone) < 30
 
 
@@ -89,8 +91,8 @@ def test_a_single_image_is_its_own_neighbour_moved_a_little() -> None:
     sampler = Sampler({"flat": [flat]}, {"flat": 1.0}, 1)
     overlaps = []
     for seed in range(20):
-        pair = sampler.draw(np.random.default_rng(seed), SIDE)
-        a, b = pair.targets[0] >= 0.5
+        sample = sampler.draw(np.random.default_rng(seed), SIDE)
+        a, b, _ = sample.targets[0] >= 0.5
         overlaps.append(float((a & b).sum() / (a | b).sum()))
     assert 0.6 < np.mean(overlaps) < 0.99
 
@@ -100,9 +102,9 @@ def test_targets_follow_the_image() -> None:
     sampler = Sampler({"ball": [a_ball(12)]}, {"ball": 1.0}, 1)
     differences = []
     for seed in range(20):
-        pair = sampler.draw(np.random.default_rng(seed), SIDE)
-        target = pair.targets[0, 0]
-        image = torch.nn.functional.avg_pool2d(pair.images[0, 1:2], 2)[0]
+        sample = sampler.draw(np.random.default_rng(seed), SIDE)
+        target = sample.targets[0, 0]
+        image = torch.nn.functional.avg_pool2d(sample.images[0, 1:2], 2)[0]
         if (target == 1).any() and (target == 0).any():
             inside, outside = image[target == 1].mean(), image[target == 0].mean()
             differences.append(abs(float(inside - outside)))
@@ -111,9 +113,9 @@ def test_targets_follow_the_image() -> None:
 
 
 def test_frames_may_have_any_side(shapes: Sampler) -> None:
-    pair = shapes.draw(np.random.default_rng(0), 96)
-    assert pair.images.shape == (2, 3, 96, 96)
-    assert pair.targets.shape == (OBJECTS, 2, 48, 48)
+    sample = shapes.draw(np.random.default_rng(0), 96)
+    assert sample.images.shape == (3, 3, 96, 96)
+    assert sample.targets.shape == (OBJECTS, 3, 48, 48)
 
 
 def test_a_source_without_a_share_is_never_drawn() -> None:
@@ -122,7 +124,7 @@ def test_a_source_without_a_share_is_never_drawn() -> None:
     found = {"undrawable": [undrawable], "ball": [ball]}
     sampler = Sampler(found, {"undrawable": 0.0, "ball": 1.0}, 1)
     for seed in range(10):
-        assert sampler.draw(np.random.default_rng(seed), 32).targets.shape == (1, 2, 16, 16)
+        assert sampler.draw(np.random.default_rng(seed), 32).targets.shape == (1, 3, 16, 16)
     with pytest.raises(ValueError, match="cannot be empty"):
         Sampler(found, {"undrawable": 1.0, "ball": 0.0}, 1).draw(np.random.default_rng(0), 32)
 

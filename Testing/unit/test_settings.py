@@ -80,7 +80,7 @@ def test_a_file_of_another_form_is_refused(text: str, message: str) -> None:
         ({"stages": ((0.5, {"96": 1.0}),)}, "reach 1.0"),
         ({"stages": ()}, "multiples of 16"),
         ({"processes": 0}, "at least one process"),
-        ({"pairs": 0}, "at least one process"),
+        ({"batch": 0}, "at least one process"),
         ({"objects": 0}, "at least one process"),
         ({"log_every": 0}, "at least one step apart"),
         ({"checkpoint_every": 0}, "at least one step apart"),
@@ -123,9 +123,9 @@ def test_each_stage_has_its_frame_sides() -> None:
     )
 
 
-def test_batches_of_larger_frames_have_fewer_pairs() -> None:
-    settings = TrainBaseSettings(pairs=6)
-    assert settings.pairs_at(128) == 6
-    assert settings.pairs_at(64) == 24
-    assert settings.pairs_at(256) == 2
-    assert settings.pairs_at(1024) == 1
+def test_batches_of_larger_frames_have_fewer_samples() -> None:
+    settings = TrainBaseSettings(batch=6)
+    assert settings.batch_at(128) == 6
+    assert settings.batch_at(64) == 24
+    assert settings.batch_at(256) == 2
+    assert settings.batch_at(1024) == 1

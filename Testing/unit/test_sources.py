@@ -68,7 +68,7 @@ def test_only_training_cases_of_sources_that_are_there_are_prepared(
     a_data_folder: Path, tmp_path: Path
 ) -> None:
     progress = ready(a_data_folder, tmp_path / "cache")
-    assert progress == [1, 2, 2, 2]
+    assert progress == [0, 2, 1, 2, 2, 2]
     found = load_sources(tmp_path / "cache", SETTINGS)
     assert {name: len(cases) for name, cases in found.items()} == {VOLUMES: 1, IMAGES: 1}
 

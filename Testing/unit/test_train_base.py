@@ -22,7 +22,7 @@ SETTINGS = TrainBaseSettings(
     decay_steps=0,
     seed=3,
     processes=2,
-    pairs=1,
+    batch=1,
     objects=1,
     stages=((1.0, {"112": 1.0}),),
     warmup_steps=2,
@@ -54,8 +54,7 @@ def a_run(tmp_path_factory: pytest.TempPathFactory, progress: list[TrainingProgr
 @pytest.mark.slow
 def test_a_run_writes_these_files_and_no_others(a_run: Path) -> None:
     written = {p.relative_to(a_run).as_posix() for p in a_run.rglob("*") if p.is_file()}
-    # The file by which the processes found each other may be left by the system.
-    assert written - {"rendezvous"} == {
+    assert written == {
         "checkpoint.pt",
         "log.jsonl",
         "settings.json",
@@ -74,9 +73,9 @@ def test_the_log_has_one_object_a_line(a_run: Path) -> None:
     assert first.keys() == line.keys()
     assert (first["step"], line["step"]) == (2, 4)
     assert line["side"] == 112
-    assert line["pairs"] == 2  # one for each process
+    assert line["samples"] == 2  # one for each process
     assert line["seconds_per_step"] > 0
-    for name in ("iou_clicked", "iou_propagated"):
+    for name in ("iou_clicked", "iou_propagated", "iou_handed_on"):
         assert 0 <= line[name] <= 1
     for name in ("mask_clicked", "mask_propagated", "score", "presence", "norm"):
         assert line[name] > 0
@@ -85,7 +84,7 @@ def test_the_log_has_one_object_a_line(a_run: Path) -> None:
 @pytest.mark.slow
 def test_the_preparation_is_reported(a_run: Path, progress: list[TrainingProgress]) -> None:
     prepared = [(p.done, p.total) for p in progress if p.stage == "prepare"]
-    assert prepared == [(1, 2), (2, 2)]
+    assert prepared == [(0, 2), (1, 2), (2, 2)]
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Random changes of intensity for training; geometry is the sampler's.
 
-Each is mild and independent, and the same for both slices of a pair, as a scanner would do it.
+Each is mild and independent, and the same for all slices of a sample, as a scanner would do it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ def vary_intensities(
 
     Parameters
     ----------
-    images : (2, 3, S, S) float32
+    images : (s, 3, S, S) float32
         0..1 is the automatic window; values outside are still there.
-    labels : (2, S, S) float32
+    labels : (s, S, S) float32
         Label values, for organ-wise changes of contrast.
 
     Returns
     -------
-    (2, 3, S, S) float32 in 0..1
+    (s, 3, S, S) float32 in 0..1
     """
     if rng.random() < 0.15:
         images = _repaint(images, labels, rng)

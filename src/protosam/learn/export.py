@@ -59,10 +59,10 @@ class LogTotals:
 
     steps: int
     """Last step that the log tells of."""
-    pairs: int
-    """Pairs of slices drawn by all processes."""
+    samples: int
+    """Samples of three slices drawn by all processes."""
     objects: int
-    """Objects prompted, each on both slices of its pair."""
+    """Objects prompted, each on all slices of its sample."""
     seconds: float
     """Time that the steps took, without the preparation of the volumes."""
 
@@ -143,7 +143,7 @@ def read_log(path: Path, objects: int, *, until: int) -> LogTotals:
     path : path
         log.jsonl; a run shorter than one line of it has none.
     objects : int
-        Objects in each pair.
+        Objects in each sample.
     until : int
         Last step that counts: those after the checkpoint are not in its weights.
 
@@ -156,26 +156,26 @@ def read_log(path: Path, objects: int, *, until: int) -> LogTotals:
     by_step = {
         line.step: line for line in (_log_line(n, t, path) for n, t in enumerate(lines, start=1))
     }
-    last, pairs, seconds = 0, 0.0, 0.0
+    last, samples, seconds = 0, 0.0, 0.0
     for step in sorted(s for s in by_step if s <= until):
         # A line holds means over the steps since the line before it.
-        pairs += by_step[step].pairs * (step - last)
+        samples += by_step[step].samples * (step - last)
         seconds += by_step[step].seconds_per_step * (step - last)
         last = step
-    return LogTotals(last, round(pairs), round(pairs) * objects, round(seconds, 1))
+    return LogTotals(last, round(samples), round(samples) * objects, round(seconds, 1))
 
 
 @dataclass(frozen=True)
 class _LogLine:
     step: int
-    pairs: float
+    samples: float
     seconds_per_step: float
 
 
 def _log_line(number: int, text: str, path: Path) -> _LogLine:
     try:
         line = json.loads(text)
-        return _LogLine(int(line["step"]), float(line["pairs"]), float(line["seconds_per_step"]))
+        return _LogLine(int(line["step"]), float(line["samples"]), float(line["seconds_per_step"]))
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
             f"Line {number} of {path} is not what a run writes: {error!r}.",

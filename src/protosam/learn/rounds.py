@@ -2,7 +2,8 @@
 
 The rounds before the last run without gradient, as in SAM's training (Kirillov et al. 2023,
 appendix A). Slice A is prompted by hand; slice B by the answer for A (as propagation does), with
-or without corrections. Coordinates are those of `learn.clicks`: (x, y) pixels of the frame.
+or without corrections, and slice C by the answer for B, so that errors add up as
+they do at work. Coordinates are those of `learn.clicks`: (x, y) pixels of the frame.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ FIRST_PROMPTS = {"click": 0.58, "box": 0.15, "box+click": 0.15, "mask": 0.06, "m
 """Distribution of what the first round on slice A is prompted by."""
 
 NEIGHBOUR_PRIORS = {"answer": 0.62, "truth": 0.19, "spoiled": 0.19}
-"""Distribution of what slice B is told about its neighbour."""
+"""Distribution of what a slice is told about its neighbour."""
 
 EXTRA_ROUNDS = {0: 0.58, 1: 0.22, 2: 0.12, 3: 0.08}
-"""Distribution of corrective clicks on slice B after its prior."""
+"""Distribution of corrective clicks on slices B and C after their prior."""
+
+FURTHER = 1.4
+"""Weight of the losses of slices B and C together against that of slice A."""
 
 NO_GEODESIC = 0.15
 """Share of the objects that get no geodesic maps, so that the model also works without them."""
@@ -41,13 +45,19 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Played:
-    """Result of a batch: the losses of both slices and the IoU reached in each."""
+    """Result of a batch: the losses of slices A, B and C and the IoU reached in each."""
 
     clicked: LossParts
     propagated: LossParts
+    handed_on: LossParts
     iou_clicked: float
     iou_propagated: float
-    rounds: int
+    iou_handed_on: float
+
+    @property
+    def total(self) -> torch.Tensor:
+        """What is minimised: the clicked slice counts one, both others together `FURTHER`."""
+        return self.clicked.total + FURTHER / 2 * (self.propagated.total + self.handed_on.total)
 
 
 class Table:
@@ -61,9 +71,9 @@ class Table:
         targets: torch.Tensor,
         rng: np.random.Generator,
     ) -> None:
-        pairs, per_pair = targets.shape[:2]
+        samples, per_sample = targets.shape[:2]
         self._model, self._rng, self._side = model, rng, images.shape[-1]
-        self.owner = torch.arange(pairs).repeat_interleave(per_pair)
+        self.owner = torch.arange(samples).repeat_interleave(per_sample)
         self.features = features
         self.targets = targets.flatten(0, 1)  # (n, h, w)
         self.wanted = [t.numpy() >= 0.5 for t in self.targets]
@@ -103,7 +113,8 @@ class Table:
         for index, wanted in enumerate(self.wanted):
             kind = pick(self._rng, NEIGHBOUR_PRIORS)
             prior = answers[index]
-            if kind == "truth":
+            lost = not bool((prior > 0).any()) and bool((truth[index] >= 0.5).any())
+            if kind == "truth" or lost:  # a propagation that has lost its object goes no further
                 prior = (truth[index] * 2 - 1) * float(self._rng.uniform(2, 8))
             elif kind == "spoiled":
                 prior = torch.from_numpy(spoiled(truth[index].numpy() >= 0.5, self._rng))
@@ -114,9 +125,14 @@ class Table:
     def answer(self) -> tuple[Masks, torch.Tensor]:
         """Decode all objects; returns the masks and which prompts are single clicks (n,)."""
         single = torch.tensor([p.is_single_click for p in self.prompts])
-        tokens = draw(self.prompts, self._side, self._side)
-        masks = self._model.decode(self.features.select(self.owner), tokens, self._side)
-        return masks, single
+        device = self.features.embedding.device
+        tokens = draw(self.prompts, self._side, self._side).to(device)
+        chosen = self.features.select(self.owner.to(device))
+        return self._model.decode(chosen, tokens, self._side), single.to(device)
+
+    def loss(self, masks: Masks, single: torch.Tensor) -> LossParts:
+        """Loss of an answer to all objects."""
+        return prompt_loss(masks, self.targets.to(masks.logits.device), single)
 
     def correct(self, logits: torch.Tensor) -> None:
         """Click each object where its answer (n, h, w) is most wrong, and keep the answer."""
@@ -139,9 +155,9 @@ class Table:
 
 
 def chosen_logits(masks: Masks, single: torch.Tensor) -> torch.Tensor:
-    """Logits (n, h, w) of the mask that would be shown, without gradient."""
+    """Logits (n, h, w) of the mask that would be shown, without gradient, on the CPU."""
     index = choose_mask(masks, single)
-    return masks.logits.detach()[torch.arange(len(index)), index]
+    return masks.logits.detach()[torch.arange(len(index)), index].cpu()
 
 
 def play(
@@ -151,34 +167,39 @@ def play(
     rng: np.random.Generator,
     autocast: Autocast,
 ) -> Played:
-    """Play one batch of pairs; gradients flow through the last answer for each slice.
+    """Play one batch of samples; gradients flow through the last answer for each slice.
 
     Parameters
     ----------
-    images : (p, 2, 3, S, S) float32
-    targets : (p, m, 2, S/2, S/2) float32
+    model : TinySAM
+        On any device; prompts are simulated on the CPU.
+    images : (b, 3, 3, S, S) float32, on the CPU
+    targets : (b, m, 3, S/2, S/2) float32, on the CPU
     autocast : () -> context manager
         Precision of the network's own computation.
     """
-    pairs = images.shape[0]
+    samples, slices = images.shape[:2]
+    device = next(model.parameters()).device
     with autocast():
-        features = model.encode(images.transpose(0, 1).flatten(0, 1))  # (2p, ...)
-    a_features = features.select(torch.arange(pairs))
-    b_features = features.select(torch.arange(pairs, 2 * pairs))
-    rounds = int(pick(rng, ROUNDS))
-    a = Table(model, a_features, images[:, 0], targets[:, :, 0], rng)
-    a.start()
-    clicked, single, logits = _rounds(a, rounds, autocast)
-    b = Table(model, b_features, images[:, 1], targets[:, :, 1], rng)
-    b.start_from(logits, a.targets)
-    propagated, b_single, b_logits = _rounds(b, 1 + int(pick(rng, EXTRA_ROUNDS)), autocast)
-    return Played(
-        clicked=prompt_loss(clicked, a.targets, single),
-        propagated=prompt_loss(propagated, b.targets, b_single),
-        iou_clicked=float(hard_iou(logits, a.targets).mean()),
-        iou_propagated=float(hard_iou(b_logits, b.targets).mean()),
-        rounds=rounds,
-    )
+        features = model.encode(images.to(device).transpose(0, 1).flatten(0, 1))  # (3 b, ...)
+    tables = []
+    for index in range(slices):
+        rows = torch.arange(index * samples, (index + 1) * samples, device=device)
+        own = features.select(rows)
+        tables.append(Table(model, own, images[:, index], targets[:, :, index], rng))
+    tables[0].start()
+    losses: list[LossParts] = []
+    logits: list[torch.Tensor] = []
+    for index, table in enumerate(tables):
+        if index:
+            table.start_from(logits[-1], tables[index - 1].targets)
+        rounds = int(pick(rng, EXTRA_ROUNDS)) + 1 if index else int(pick(rng, ROUNDS))
+        masks, single, answer = _rounds(table, rounds, autocast)
+        losses.append(table.loss(masks, single))
+        logits.append(answer)
+    a, b, c = (float(hard_iou(x, t.targets).mean()) for x, t in zip(logits, tables, strict=True))
+    clicked, propagated, handed_on = losses
+    return Played(clicked, propagated, handed_on, a, b, c)
 
 
 def _rounds(

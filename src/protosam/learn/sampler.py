@@ -1,13 +1,15 @@
-"""Training samples: two nearby slices of one volume in one frame, with objects in them.
+"""Training samples: three nearby slices of one volume in one frame, with objects in them.
 
-A pair is what propagation meets: slice A is clicked, slice B is `step` slices further, where the
-object may have changed, or ended. Frames are square; the same warp is used for both slices (for
-single images B is the same image warped a little further). Objects are labels, unions of labels,
-and homogeneous regions grown from a random pixel, so that the model stays class-agnostic.
+A sample is what propagation meets: slice A is clicked, slice B is `step` slices further, where the
+object may have changed, or ended, and slice C as far again. Frames are square; the same warp is
+used for all slices (for single images B and C are the same image, warped a little further each).
+Objects are labels, unions of labels, and homogeneous regions grown from a random pixel, so that
+the model stays class-agnostic.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,22 +27,22 @@ NATIVE_SIDE = 256
 """Frame side at which a whole slice is seen when the model is used."""
 
 NEAR_END = 0.32
-"""Share of the pairs that are drawn at an end of the object, where B often has nothing of it."""
+"""Share of the samples drawn at an end of the object, where B often has nothing of it."""
 
 MIN_PIXELS = 24
 """Smallest area of an object in slice A of the frame."""
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class Sample:
     """One training sample.
 
     Attributes
     ----------
-    images : (2, 3, S, S) float32
-        Slices A and B, each between its neighbours, 0..1.
-    targets : (m, 2, S/2, S/2) float32
-        Soft masks of the objects in A and in B, on the half grid.
+    images : (3, 3, S, S) float32
+        Slices A, B and C, each between its neighbours, 0..1.
+    targets : (m, 3, S/2, S/2) float32
+        Soft masks of the objects in A, B and C, on the half grid.
     """
 
     images: torch.Tensor
@@ -58,14 +60,14 @@ class _Plane:
 
 
 class Sampler:
-    """Draws pairs from prepared sources.
+    """Draws samples from prepared sources.
 
     Parameters
     ----------
     sources : name -> volumes
     mix : name -> share
     objects : int
-        Objects in each pair.
+        Objects in each sample.
     """
 
     def __init__(
@@ -75,30 +77,30 @@ class Sampler:
         self._mix = {name: mix[name] for name in sources}
         self._objects = objects
 
-    def draw(self, rng: np.random.Generator, side: int) -> Pair:
-        """Draw one pair in frames of `side` pixels; tries again until an object is visible."""
+    def draw(self, rng: np.random.Generator, side: int) -> Sample:
+        """Draw one sample in frames of `side` pixels; tries again until an object is visible."""
         while True:
-            pair = self._try(rng, side)
-            if pair is not None:
-                return pair
+            sample = self._try(rng, side)
+            if sample is not None:
+                return sample
 
-    def _try(self, rng: np.random.Generator, side: int) -> Pair | None:
+    def _try(self, rng: np.random.Generator, side: int) -> Sample | None:
         volumes = self._sources[pick(rng, self._mix)]
         source = volumes[int(rng.integers(len(volumes)))]
         label = int(rng.choice(list(source.objects)))
         plane = _plane(source, label, _axis(source, rng))
-        a, b = _two_slices(plane, rng)
-        where = _bounds(np.asarray(plane.labels[a]) == label)
+        slices = _slices(plane, rng)
+        where = _bounds(np.asarray(plane.labels[slices[0]]) == label)
         if where is None:
             return None
-        grids = _two_grids(plane, where, side, rng, same_slice=a == b)
+        grids = _grids(plane, where, side, rng, slices=slices)
         images = torch.stack(
-            [_warp(_stack(plane.image, z, rng), g) for z, g in zip((a, b), grids, strict=True)]
+            [_warp(_stack(plane.image, z, rng), g) for z, g in zip(slices, grids, strict=True)]
         )
         labels = torch.stack(
             [
                 _warp(np.asarray(plane.labels[z])[None].astype(np.float32), g, nearest=True)[0]
-                for z, g in zip((a, b), grids, strict=True)
+                for z, g in zip(slices, grids, strict=True)
             ]
         )
         images = vary_intensities(images, labels, rng)
@@ -108,7 +110,7 @@ class Sampler:
         targets = F.avg_pool2d(masks, 2)
         if bool((targets[:, 0].amax(dim=(1, 2)) < 0.5).any()):
             return None  # scattered pixels that no cell of the half grid holds
-        return Pair(images, targets)
+        return Sample(images, targets)
 
 
 def _axis(source: Source, rng: np.random.Generator) -> int:
@@ -129,8 +131,8 @@ def _plane(source: Source, label: int, axis: int) -> _Plane:
     )
 
 
-def _two_slices(plane: _Plane, rng: np.random.Generator) -> tuple[int, int]:
-    """Slice A through the object, slice B one to a few further; near the ends more often."""
+def _slices(plane: _Plane, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Slice A through the object, B one to a few further, C as many again; often near the ends."""
     depth = plane.image.shape[0]
     first, stop = plane.box[0]
     step = int(pick(rng, {1: 0.6, 2: 0.28, 3: 0.12}))
@@ -142,10 +144,11 @@ def _two_slices(plane: _Plane, rng: np.random.Generator) -> tuple[int, int]:
         a = int(np.clip(end - direction * rng.integers(0, 2), first, stop - 1))
     else:
         a = int(rng.integers(first, stop))
-    b = a + direction * step
-    if not 0 <= b < depth:
-        b = a - direction * step
-    return a, b if 0 <= b < depth else a
+    if not 0 <= a + direction * step < depth:
+        direction = -direction
+    b = a + direction * step if 0 <= a + direction * step < depth else a
+    c = b + direction * step if 0 <= b + direction * step < depth else b
+    return a, b, c
 
 
 def _bounds(mask: npt.NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
@@ -156,25 +159,27 @@ def _bounds(mask: npt.NDArray[np.bool_]) -> tuple[float, float, float, float] | 
     return float(rows[0]), float(rows[-1]), float(cols[0]), float(cols[-1])
 
 
-def _two_grids(
+def _grids(
     plane: _Plane,
     where: tuple[float, float, float, float],
     side: int,
     rng: np.random.Generator,
     *,
-    same_slice: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make the grids of both slices: one warp, or a second little step for single images."""
+    slices: tuple[int, ...],
+) -> list[torch.Tensor]:
+    """Make the grids of the slices: one warp, and a little step on wherever a slice repeats."""
     shape, spacing = plane.image.shape[1:], np.array(plane.spacing_mm[1:])
     centre, scale = _view(shape, spacing, where, side, rng)
     turn = _turn(rng) / scale  # frame pixels to mm
-    first = _grid(turn, centre, shape, spacing, side)
-    if not same_slice:
-        return first, first
-    angle, zoom = rng.normal(0, 0.08), rng.uniform(0.94, 1.06)
-    nudge = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    shifted = centre + rng.normal(0, 0.02, size=2) * side / scale
-    return first, _grid(turn @ nudge, shifted, shape, spacing, side)
+    grids = [_grid(turn, centre, shape, spacing, side)]
+    for before, now in itertools.pairwise(slices):
+        if now == before:
+            angle, zoom = rng.normal(0, 0.08), rng.uniform(0.94, 1.06)
+            nudge = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            turn = turn @ (zoom * nudge)
+            centre = centre + rng.normal(0, 0.02, size=2) * side / scale
+        grids.append(_grid(turn, centre, shape, spacing, side))
+    return grids
 
 
 def _view(
@@ -249,7 +254,7 @@ def _warp(
 def _choose_objects(
     slices: torch.Tensor, labels: torch.Tensor, main: int, count: int, rng: np.random.Generator
 ) -> torch.Tensor | None:
-    """Masks (count, 2, S, S): the main label first, then others; None if it is not visible."""
+    """Masks (count, s, S, S): the main label first, then others; None if it is not visible."""
     first = (labels == main).float()
     if int(first[0].sum()) < MIN_PIXELS:
         return None
@@ -286,7 +291,7 @@ def _another(
 def _region(
     slices: npt.NDArray[np.float32], rng: np.random.Generator
 ) -> npt.NDArray[np.float32] | None:
-    """Grow a homogeneous region from a random pixel, in both slices; (2, S, S) or None."""
+    """Grow a homogeneous region from a random pixel, in all slices; (s, S, S) or None."""
     side = slices.shape[1]
     row, col = rng.integers(side // 8, side - side // 8, size=2)
     sigma, tolerance = rng.uniform(0.7, 2.5), rng.uniform(0.04, 0.2)

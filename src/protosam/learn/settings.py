@@ -30,12 +30,16 @@ class TrainBaseSettings:
     """Last steps, over which the learning rate falls linearly to nothing."""
     seed: int = 0
     """Seed of initial weights, samples and simulated clicks; step and process are mixed in."""
+    device: str = "cpu"
+    """Where the network is computed: "cpu" or "cuda"; several processes may share one GPU."""
     processes: int = 2
     """Processes with one thread each; gradients are averaged over them at each step."""
-    pairs: int = 4
-    """Pairs of slices in a batch of each process at 128 px; as many pixels at other frames."""
+    loaders: int = 0
+    """Further processes beside each of them that draw its samples; 0 = it draws its own."""
+    batch: int = 4
+    """Samples in a batch of each process at 128 px; as many pixels at other frames."""
     objects: int = 3
-    """Objects prompted in each pair."""
+    """Objects prompted in each sample."""
     stages: tuple[tuple[float, dict[str, float]], ...] = (
         (0.25, {"96": 1.0}),
         (0.6, {"96": 0.3, "128": 0.4, "192": 0.2, "256": 0.1}),
@@ -76,10 +80,11 @@ class TrainBaseSettings:
                 f"Frame sides must be multiples of 16 and the stages reach 1.0; got {self.stages}.",
                 "Choose for example 128 and 256.",
             )
-        if min(self.processes, self.pairs, self.objects) < 1:
+        if min(self.processes, self.batch, self.objects) < 1 or self.loaders < 0:
             raise InvalidInput(
-                "Training needs at least one process, one pair and one object a batch.",
-                "Raise the setting that is below 1.",
+                "Training needs at least one process, one sample and one object a batch, and no "
+                "fewer than no loaders.",
+                "Raise the setting that is too low.",
             )
         if min(self.checkpoint_every, self.log_every) < 1:
             raise InvalidInput(
@@ -92,9 +97,9 @@ class TrainBaseSettings:
         """Frame sides of a step with their shares."""
         return next(shares for until, shares in self.stages if step < until * self.steps)
 
-    def pairs_at(self, side: int) -> int:
-        """Pairs in a batch with frames of `side` pixels: the same number of pixels."""
-        return max(1, round(self.pairs * 128**2 / side**2))
+    def batch_at(self, side: int) -> int:
+        """Count the samples in a batch of frames of `side` pixels: as many pixels for any side."""
+        return max(1, round(self.batch * 128**2 / side**2))
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, constant, linear decay (WSD schedule)."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +35,9 @@ SHIPPABLE = {
     "sunnybrook_2d": "public domain",
 }
 """Data sets that may be trained on for weights that are given away, with their licences."""
+
+MakeVolume = Callable[[], tuple[Any, Any, tuple[float, float, float]]]
+"""Gives image, labels and spacing of one volume."""
 
 ROOM = (-1.0, 2.0)
 """Prepared intensities keep this range round the window's 0..1, so that windows can be varied."""
@@ -92,16 +97,31 @@ def prepare(
     on_progress : (done, total) -> None
     """
     jobs = list(_jobs(data, settings))
-    for done, (name, case, make) in enumerate(jobs):
-        target = cache / name / case
-        if not (target / "facts.json").is_file():
-            _store(target, *make())
-        on_progress(done + 1, len(jobs))
+    missing = [
+        (target, make)
+        for name, case, make in jobs
+        if not ((target := cache / name / case) / "facts.json").is_file()
+    ]
+    done = len(jobs) - len(missing)
+    on_progress(done, len(jobs))
+    processes = min(len(missing), settings.processes * (1 + settings.loaders))
+    if processes < 2:
+        for count, (target, make) in enumerate(missing, start=done + 1):
+            _prepare_one(target, make)
+            on_progress(count, len(jobs))
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        running = [pool.submit(_prepare_one, target, make) for target, make in missing]
+        for count, one in enumerate(as_completed(running), start=done + 1):
+            one.result()
+            on_progress(count, len(jobs))
 
 
-def _jobs(
-    data: Path | None, settings: TrainBaseSettings
-) -> Iterator[tuple[str, str, Callable[[], tuple[Any, Any, tuple[float, float, float]]]]]:
+def _prepare_one(target: Path, make: MakeVolume) -> None:
+    _store(target, *make())
+
+
+def _jobs(data: Path | None, settings: TrainBaseSettings) -> Iterator[tuple[str, str, MakeVolume]]:
     for name in settings.mix:
         if name == "procedural":
             for index in range(settings.procedural_volumes):

@@ -1,8 +1,9 @@
 """The recipe of the built-in model, from nothing to weights: `protosam train-base`.
 
 Several processes of one thread each draw their own samples and average their gradients (two such
-processes are faster on two cores than one process with two threads). Every random draw is
-a function of seed, process and step, so a run that was stopped and resumed takes the same steps.
+processes are faster on two cores than one process with two threads). On a GPU they share it: what
+takes their time is the simulation of clicks, which runs on the CPU. Every random draw is a
+function of seed, process and step, so a run that was stopped and resumed takes the same steps.
 The checkpoint holds weights, their moving average and the optimiser; the log has one JSON object
 a line.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,16 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.multiprocessing.spawn import spawn
 
 from protosam.errors import InvalidInput
-from protosam.learn.clicks import pick
+from protosam.learn.averaging import SharedGradients
+from protosam.learn.batches import Batch, Batches
 from protosam.learn.rounds import Autocast, Played, play
-from protosam.learn.sampler import Sampler
 from protosam.learn.settings import TrainBaseSettings
-from protosam.learn.sources import load_sources, prepare
+from protosam.learn.sources import prepare
 from protosam.models.tiny import TinySAM
 
 
@@ -52,6 +51,7 @@ class _Run:
     cache: Path
     out: Path
     progress: Any
+    gradients: SharedGradients
 
 
 def train_base(
@@ -86,7 +86,8 @@ def train_base(
     Raises
     ------
     InvalidInput
-        If `out` has a checkpoint and `resume` is False, or the reverse.
+        If `out` has a checkpoint and `resume` is False, or the reverse; if the settings want a
+        GPU and there is none.
     """
     report = on_progress or (lambda _progress: None)
     checkpoint = out / "checkpoint.pt"
@@ -95,15 +96,16 @@ def train_base(
             f"{checkpoint} {'exists already' if not resume else 'does not exist'}.",
             "Give --resume to go on with a run, or another folder to begin one.",
         )
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("PyTorch sees no CUDA device here.", "Train with --device cpu.")
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.json").write_text(settings.to_json(), "utf-8")
     cache = out / "volumes"
     prepare(data, cache, settings, lambda d, t: report(TrainingProgress("prepare", d, t, "")))
     context = mp.get_context("spawn")
     queue = context.Queue()
-    run = _Run(settings, cache, out, queue)
-    rendezvous = out / "rendezvous"
-    rendezvous.unlink(missing_ok=True)
+    gradients = SharedGradients.of(TinySAM().parameters(), settings.processes, context)
+    run = _Run(settings, cache, out, queue, gradients)
     workers = spawn(  # type: ignore[no-untyped-call]
         _process, args=(run,), nprocs=settings.processes, join=False
     )
@@ -117,22 +119,13 @@ def train_base(
 
 def _process(rank: int, run: _Run) -> None:
     """One training process."""
-    settings = run.settings
     torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{(run.out / 'rendezvous').absolute()}",
-        rank=rank,
-        world_size=settings.processes,
-    )
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(run.settings.seed)
     trainer = _Trainer(run, rank)
     trainer.restore()
-    while trainer.step < settings.steps:
-        trainer.train_step()
+    for batch in Batches(run.cache, run.settings, rank).from_step(trainer.step):
+        trainer.train_step(batch)
     trainer.save()
-    dist.destroy_process_group()
 
 
 class _Trainer:
@@ -141,14 +134,14 @@ class _Trainer:
     def __init__(self, run: _Run, rank: int) -> None:
         self._run, self._rank, self._settings = run, rank, run.settings
         self.step = 0
-        self._model = TinySAM()
+        device = torch.device(run.settings.device)
+        self._model = TinySAM().to(device)
+        self._parameters = [p for p in self._model.parameters() if p.requires_grad]
         self._average = copy.deepcopy(self._model).requires_grad_(False)
         self._optimiser = torch.optim.AdamW(
-            self._model.parameters(), lr=1.0, weight_decay=run.settings.weight_decay
+            self._parameters, lr=1.0, weight_decay=run.settings.weight_decay
         )
-        sources = load_sources(run.cache, run.settings)
-        self._sampler = Sampler(sources, run.settings.mix, run.settings.objects)
-        self._autocast = autocast_for_cpu()
+        self._autocast = autocast_for(device)
         self._recent: list[dict[str, float]] = []
         self._clock = time.monotonic()
 
@@ -176,43 +169,24 @@ class _Trainer:
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
 
-    def train_step(self) -> None:
-        """Draw, play, average gradients, step."""
+    def train_step(self, batch: Batch) -> None:
+        """Play the batch of this step, average gradients, step."""
         settings = self._settings
-        shared = np.random.default_rng([settings.seed, 1, self.step])
-        rng = np.random.default_rng([settings.seed, 2 + self._rank, self.step])
-        side = int(pick(shared, settings.sides_at(self.step)))
-        pairs = settings.pairs_at(side)
-        drawn = [self._sampler.draw(rng, side) for _ in range(pairs)]
-        images = torch.stack([p.images for p in drawn])
-        targets = torch.stack([p.targets for p in drawn])
-        played = play(self._model, images, targets, rng, self._autocast)
-        loss = played.clicked.total + played.propagated.total
+        rng = np.random.default_rng([settings.seed, 2 + self._rank, self.step, 1])
+        played = play(self._model, batch.images, batch.targets, rng, self._autocast)
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._average_gradients()
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), settings.clip_norm)
+        played.total.backward()  # type: ignore[no-untyped-call]
+        self._run.gradients.average(self._parameters, self._rank)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm)
         for group in self._optimiser.param_groups:
             group["lr"] = settings.learning_rate_at(self.step)
         if torch.isfinite(norm):
             self._optimiser.step()
         self._update_average()
         self.step += 1
-        self._log(played, side, float(norm), pairs)
+        self._log(played, batch, float(norm))
         if self.step % settings.checkpoint_every == 0:
             self.save()
-
-    def _average_gradients(self) -> None:
-        parameters = [p for p in self._model.parameters() if p.requires_grad]
-        flat = torch.cat(
-            [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]
-        )
-        dist.all_reduce(flat)
-        flat /= self._settings.processes
-        start = 0
-        for p in parameters:
-            p.grad = flat[start : start + p.numel()].view_as(p)
-            start += p.numel()
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -221,7 +195,7 @@ class _Trainer:
         for average, current in pairs:
             average.lerp_(current, 1 - decay)
 
-    def _log(self, played: Played, side: int, norm: float, pairs: int) -> None:
+    def _log(self, played: Played, batch: Batch, norm: float) -> None:
         """Collect figures; write a line and report every `log_every` steps."""
         if self._rank != 0:
             return
@@ -233,8 +207,9 @@ class _Trainer:
                 "presence": played.propagated.presence,
                 "iou_clicked": played.iou_clicked,
                 "iou_propagated": played.iou_propagated,
+                "iou_handed_on": played.iou_handed_on,
                 "norm": norm,
-                "pairs": pairs * self._settings.processes,
+                "samples": len(batch.images) * self._settings.processes,
             }
         )
         if self.step % self._settings.log_every:
@@ -242,7 +217,7 @@ class _Trainer:
         now = time.monotonic()
         means = {k: float(np.mean([r[k] for r in self._recent])) for k in self._recent[0]}
         seconds = (now - self._clock) / len(self._recent)
-        line = {"step": self.step, "side": side, "seconds_per_step": seconds, **means}
+        line = {"step": self.step, "side": batch.side, "seconds_per_step": seconds, **means}
         with (self._run.out / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps({k: round(v, 5) for k, v in line.items()}) + "\n")
         text = f"IoU clicked {means['iou_clicked']:.3f}, propagated {means['iou_propagated']:.3f}"
@@ -251,8 +226,8 @@ class _Trainer:
         self._recent, self._clock = [], now
 
 
-def autocast_for_cpu() -> Autocast:
-    """bfloat16 where the processor has it (1.6 times faster there), else float32."""
-    if torch.backends.cpu.get_cpu_capability() == "AVX512":
-        return lambda: torch.autocast("cpu", dtype=torch.bfloat16)
+def autocast_for(device: torch.device) -> Autocast:
+    """bfloat16 on a GPU and where the processor has it (1.6 times faster there), else float32."""
+    if device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext

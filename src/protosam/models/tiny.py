@@ -93,6 +93,10 @@ class Tokens:
     labels: torch.Tensor
     maps: torch.Tensor
 
+    def to(self, device: torch.device) -> Tokens:
+        """Move to a device."""
+        return Tokens(self.coords_xy.to(device), self.labels.to(device), self.maps.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class Masks:

@@ -25,7 +25,7 @@ from protosam.errors import InvalidInput, InvalidPrompt, WeightsRefused
 from protosam.models.geodesic import edge_cost
 from protosam.models.prompt_maps import FramePrompts, draw
 from protosam.models.slice_model import SliceAnswer, SliceEmbedding, SlicePrompts
-from protosam.models.tiny import STRIDE, Features, TinySAM, TinySettings, Tokens, choose_mask
+from protosam.models.tiny import STRIDE, Features, TinySAM, TinySettings, choose_mask
 
 SIDE_RANGE = (128, 256)
 """Shortest and longest side of the frame in pixels; both were trained at."""
@@ -191,7 +191,7 @@ class TinySliceModel:
             )
         frame = own.frame
         framed = self._framed(prompts, own)
-        tokens = self._to_device(draw([framed], *frame.outer))
+        tokens = draw([framed], *frame.outer).to(self.device)
         with self._precision():
             masks = self.network.decode(own.features, tokens, frame.side)
         chosen = int(choose_mask(masks, torch.tensor([framed.is_single_click], device=self.device)))
@@ -255,10 +255,6 @@ class TinySliceModel:
             neighbour=_on_half_grid(prompts.neighbour_logits, frame),
             cost=embedding.cost,
         )
-
-    def _to_device(self, tokens: Tokens) -> Tokens:
-        moved = (t.to(self.device) for t in (tokens.coords_xy, tokens.labels, tokens.maps))
-        return Tokens(*moved)
 
     def _precision(self) -> AbstractContextManager[Any]:
         if not self._half_precision:
