@@ -112,6 +112,33 @@ def test_a_negative_click_counts_in_the_slices_up_to_the_next_click(region_model
     assert np.array_equal(after[8], before[8])
 
 
+@pytest.mark.parametrize(
+    ("held", "kept"),
+    [((), range(4, 14)), ((20,), [*range(4, 14), *range(15, 26)])],
+    ids=["nothing holds it", "held by a click further out"],
+)
+def test_what_a_negative_click_cuts_off_does_not_come_back_from_beyond(
+    region_model, a_tube, held, kept
+):
+    segmenter = Segmenter(region_model(radius=30.0), further_views=False)
+    prompts = clicks(in_tube(8), *(in_tube(k) for k in held), negative=[in_tube(14)])
+    mask = mask_of(segmenter, a_tube, prompts)
+    assert np.flatnonzero(mask.any(axis=(1, 2))).tolist() == list(kept)
+    assert np.array_equal(mask[list(kept)], truth_of(a_tube)[list(kept)])
+
+
+def test_a_correction_in_one_slice_reaches_the_slices_beside_it(region_model, a_tube):
+    segmenter = Segmenter(region_model(reach=1.0), further_views=False)
+    edge = (14, 24, 37)
+    before = mask_of(segmenter, a_tube, clicks(in_tube(8)))
+    after = mask_of(segmenter, a_tube, clicks(in_tube(8), negative=[edge]))
+    assert before[12:17, 24, 36].all()
+    assert not after[edge]
+    changed = np.flatnonzero((before & ~after).any(axis=(1, 2)))
+    assert set(changed) > {14}
+    assert not (after & ~before).any()
+
+
 def test_a_negative_click_beyond_the_object_takes_only_its_voxel(a_segmenter, an_ellipsoid):
     outside = (28, 30, 34)
     mask = mask_of(a_segmenter, an_ellipsoid, clicks(ELLIPSOID_MIDDLE, negative=[outside]))

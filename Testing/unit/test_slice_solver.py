@@ -161,3 +161,46 @@ def test_an_earlier_mask_is_the_first_guess(region_model, a_disc):
     solved = solver_of(model, a_disc).start(3, SliceInput(), prior)
     assert np.array_equal(model.asked[0].prior_logits, prior.logits)
     assert np.array_equal(mask_of(a_disc, solved), truth_of(a_disc))
+
+
+def test_a_slice_is_mended_by_one_question_with_its_last_answer_as_prior(region_model, a_disc):
+    model = region_model()
+    solver = solver_of(model, a_disc)
+    before = solver.start(3, given_clicks((60, 70)))
+    model.asked.clear()
+    after = solver.mend(3, given_clicks((60, 70), negative=[(60, 80)]), before)
+    (asked,) = model.asked
+    assert np.array_equal(asked.prior_logits, before.patch.logits)
+    assert asked.neighbour_logits is None
+    assert asked.positive.tolist() == [True, False]
+    assert after.patch.rect == before.patch.rect
+    assert mask_of(a_disc, before)[60, 80]
+    assert not mask_of(a_disc, after)[60, 80]
+
+
+def test_mending_looks_wider_for_a_positive_click_beyond_the_last_look(region_model, a_disc):
+    model = region_model()
+    solver = solver_of(model, a_disc)
+    before = solver.start(3, given_clicks((60, 70)))
+    far = (10, 10)
+    after = solver.mend(3, given_clicks((60, 70), far), before)
+    assert not before.patch.rect.holds(far)
+    assert after.patch.rect.holds(far)
+
+
+def test_an_empty_answer_is_not_mended_but_begun_anew(region_model, a_disc):
+    model = region_model()
+    solver = solver_of(model, a_disc)
+    empty = SolvedSlice(Patch(a_disc.whole, np.full((128, 128), -8, np.float32)), 0.0, 0.0)
+    after = solver.mend(3, given_clicks((60, 70)), empty)
+    assert model.asked[0].prior_logits is None
+    assert np.array_equal(mask_of(a_disc, after), truth_of(a_disc))
+
+
+def test_what_was_known_at_an_earlier_click_holds_the_box_and_the_clicks_until_then():
+    box = np.array([1.0, 1.0, 5.0, 5.0])
+    given = SliceInput(np.array([[2.0, 2.0], [3.0, 3.0]]), np.array([True, False]), box)
+    early = given.first(1)
+    assert early.points_rc.tolist() == [[2, 2]]
+    assert early.positive.tolist() == [True]
+    assert early.box_rc is box

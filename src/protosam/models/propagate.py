@@ -1,22 +1,28 @@
-"""From clicked slices to a volume: sweeps both ways, an end rule, and merging.
+"""From clicked slices to a volume: clicks in their order, and waves that carry them on.
 
 Rules
 -----
-* The slice with the first prompt comes first. From every answered slice the answer is handed on
-  to the next one in both directions, until the object ends (`ends`), the allowed range ends, or
-  an answered slice is met. A slice with clicks takes them in when a sweep reaches it; one with
-  positive clicks that no sweep reached begins its own sweeps.
-* Slices with prompts are knots. Between two knots the sweep that came first is joined by one
-  from the other knot, weighted by distance, so that a correction works in both directions.
-* `should_stop` is asked before every slice.
+* Clicks are taken one after the other, in the order in which they were made. The one that says
+  where the object is begins it: its slice is answered, and the answer is handed on from slice to
+  slice in both directions until the object ends (`ends`) or the allowed range does.
+* Each further click is a correction. In a slice that is answered already, the answer is mended,
+  and what came of it is handed on in both directions as a wave, until it changes next to nothing
+  (`AGREE`). In a slice that is not, a positive click begins anew, and its wave joins what is
+  there; a negative one waits until there is an answer.
+* The wave of a positive click only adds to what was answered before, that of a negative one only
+  takes away. So no correction undoes what is right elsewhere.
+* Where a negative click, or its wave, says that the object is not here, what was answered beyond
+  is taken back too, unless a positive click, a box or an earlier mask holds it from further out.
+* An earlier mask counts as answered from the beginning, and is never taken back.
+* The answer follows from the list of prompts alone. `should_stop` is asked before every slice.
 """
 
 from __future__ import annotations
 
-import itertools
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,8 +36,8 @@ PRESENT = 0.5
 MIN_AREA = 3
 """Pixels below which a propagated mask is beyond the object's end."""
 
-SAME = 0.97
-"""A sweep over an earlier mask ends where it changes less than this (Dice)."""
+AGREE = 0.9
+"""A wave ends where the mask before and after it are alike to this degree (Dice)."""
 
 OnSlice = Callable[[int], None]
 
@@ -43,7 +49,9 @@ class SweepInput:
     Attributes
     ----------
     given : slice -> SliceInput
-        The prompts, in the order of the first prompt of each slice.
+        All prompts of each slice, in the order of its first one.
+    order : sequence of int
+        The slice of each click, in the order in which they were made.
     first, stop : int
         Allowed range of slices, half open.
     prior : slice -> Patch
@@ -53,16 +61,30 @@ class SweepInput:
     """
 
     given: Mapping[int, SliceInput]
+    order: Sequence[int]
     first: int
     stop: int
     prior: Mapping[int, Patch]
     stride: int = 1
 
-    def visited(self) -> list[int]:
-        """Slices that are looked at, in order of their index."""
+    def regular(self) -> list[int]:
+        """Slices that are looked at even if nothing is asked in them, in order of their index."""
         phase = next(iter(self.given), self.first)
-        regular = {z for z in range(self.first, self.stop) if (z - phase) % self.stride == 0}
-        return sorted(regular | {z for z in self.given if self.first <= z < self.stop})
+        return [z for z in range(self.first, self.stop) if (z - phase) % self.stride == 0]
+
+    def turns(self) -> Iterator[tuple[int, SliceInput]]:
+        """Slices with prompts, boxes before clicks, and what is known in each by then.
+
+        A click into the slice of a box belongs to it: they are one turn.
+        """
+        made = Counter(self.order)
+        for index, given in self.given.items():
+            if given.box_rc is not None and not made[index]:
+                yield index, given
+        so_far: Counter[int] = Counter()
+        for index in self.order:
+            so_far[index] += 1
+            yield index, self.given[index].first(so_far[index])
 
 
 class Propagation:
@@ -85,96 +107,119 @@ class Propagation:
         on_slice: OnSlice,
     ) -> None:
         self._solver, self._start = solver, start
-        self._visited = start.visited()
+        self._visited = start.regular()
         self._should_stop, self._on_slice = should_stop, on_slice
+        self._known: dict[int, SliceInput] = {}  # prompts of the turns taken so far
         self._solved: dict[int, SolvedSlice] = {}
         self._answered = 0
 
     def clicked_slices(self) -> dict[int, SolvedSlice]:
         """Answer only the slices with prompts."""
         for index, given in self._start.given.items():
-            self._keep(index, self._begin(index, given))
+            self._check()
+            self._keep(index, self._solver.start(index, given, self._start.prior.get(index)))
         return self._solved
 
     def whole_object(self) -> dict[int, SolvedSlice]:
-        """Answer the clicked slices and sweep from them."""
-        for index, given in self._start.given.items():
-            if index in self._solved or not self._can_begin(index, given):
-                continue
-            self._keep(index, self._begin(index, given))
-            for direction in (1, -1):
-                self._sweep(index, direction)
-        self._join_knots()
-        return self._with_prior()
+        """Take the prompts in their order, and carry each of them on."""
+        for index, patch in self._start.prior.items():
+            self._solved[index] = SolvedSlice(patch.cropped(), 1.0, 1.0)
+        waiting: list[int] = []
+        for index, known in self._start.turns():
+            self._learn(index, known)
+            due = dict.fromkeys([index, *waiting])
+            waiting = [z for z in due if not self._take_turn(z)]
+        return self._solved
 
-    def _can_begin(self, index: int, given: SliceInput) -> bool:
-        """Whether the prompts of a slice say something of the object by themselves."""
-        return given.starts_object or (len(given.points_rc) > 0 and index in self._start.prior)
+    def _learn(self, index: int, known: SliceInput) -> None:
+        """Take a prompt in; from now on its slice is looked at."""
+        self._known[index] = known
+        if index not in self._visited and self._start.first <= index < self._start.stop:
+            insort(self._visited, index)
 
-    def _begin(self, index: int, given: SliceInput) -> SolvedSlice:
+    def _take_turn(self, index: int) -> bool:
+        """Answer a slice that has got a prompt, and hand on what came of it.
+
+        Returns
+        -------
+        bool
+            False if it has to wait: there is no answer for the slice, and its clicks only say
+            where the object is not.
+        """
+        known = self._known[index]
+        before = self._solved.get(index) or self._filled_in(index)
+        if before is None and not known.starts_object:
+            return False
         self._check()
-        return self._solver.start(index, given, self._start.prior.get(index))
+        adds = bool(known.positive[-1]) if len(known.positive) else True
+        if before is None:
+            answer = self._solver.start(index, known)
+        else:
+            answer = self._solver.mend(index, known, before)
+        gone = ends(answer) and not known.starts_object
+        self._keep(index, emptied(answer) if gone else answer)
+        for direction in (1, -1):
+            if gone:
+                self._take_back(self._ahead(index, direction))
+            else:
+                self._hand_on(index, direction, adds=adds)
+        return True
 
-    def _sweep(self, origin: int, direction: int) -> None:
-        """Hand the answer on from `origin` until the object ends."""
+    def _filled_in(self, index: int) -> SolvedSlice | None:
+        """Answer a slice that a stride has left out; None unless both its neighbours are known."""
+        beside = [*self._ahead(index, -1)[:1], *self._ahead(index, 1)[:1]]
+        if len(beside) < 2 or any(z not in self._solved for z in beside):
+            return None
+        self._check()
+        nearest = min(beside, key=lambda z: abs(z - index))
+        return self._solver.follow(index, SliceInput(), self._solved[nearest])
+
+    def _hand_on(self, origin: int, direction: int, *, adds: bool) -> None:
+        """Carry the answer of a slice on until it changes nothing or the object ends."""
         previous = self._solved[origin]
-        for index in self._ahead(origin, direction):
-            if index in self._solved:
+        ahead = self._ahead(origin, direction)
+        for place, index in enumerate(ahead):
+            before = self._solved.get(index)
+            if before is None and not adds:
                 return
-            solved = self._step(index, previous, direction)
-            given = self._start.given.get(index)
-            clicked = given is not None and given.starts_object
-            if ends(solved) and not clicked:
+            answer = self._follow(index, previous, ahead[place + 1 :])
+            left = answer if before is None else merged(before, answer, adds=adds)
+            if ends(answer) or ends(left):
+                if not adds:
+                    self._take_back(ahead[place:])
                 return
-            self._keep(index, solved)
-            if self._is_unchanged(index, solved) and not clicked:
+            self._keep(index, left)
+            if before is not None and dice(before, left) >= AGREE:
                 return
-            previous = solved
+            previous = answer  # not what is left: that holds more than this click says
 
-    def _step(self, index: int, previous: SolvedSlice, direction: int) -> SolvedSlice:
+    def _follow(self, index: int, previous: SolvedSlice, ahead: Sequence[int]) -> SolvedSlice:
         self._check()
-        ahead = [z for z in self._ahead(index, direction) if z not in self._solved]
-        given = self._start.given.get(index, SliceInput())
+        known = self._known.get(index, SliceInput())
         prior = self._start.prior.get(index)
-        return self._solver.follow(index, given, previous, prior, ahead=ahead)
+        fresh = [z for z in ahead if z not in self._solved]
+        return self._solver.follow(index, known, previous, prior, ahead=fresh)
+
+    def _take_back(self, ahead: Sequence[int]) -> None:
+        """Forget the answers next to where the object has ended, unless they are held."""
+        loose = []
+        for index in ahead:
+            if index not in self._solved:
+                break
+            if self._starts(index) or index in self._start.prior:
+                return
+            loose.append(index)
+        for index in loose:
+            del self._solved[index]
+
+    def _starts(self, index: int) -> bool:
+        """Whether a prompt so far says that the object is in this slice."""
+        return index in self._known and self._known[index].starts_object
 
     def _ahead(self, origin: int, direction: int) -> list[int]:
         if direction > 0:
             return self._visited[bisect_right(self._visited, origin) :]
         return self._visited[: bisect_left(self._visited, origin)][::-1]
-
-    def _join_knots(self) -> None:
-        """Between neighbouring knots, sweep from the one that the first sweep did not come from."""
-        knots = sorted(z for z in self._start.given if z in self._solved)
-        order = {z: n for n, z in enumerate(self._solved)}  # as they were answered
-        for low, high in itertools.pairwise(knots):
-            between = [z for z in self._visited if low < z < high]
-            if not between or any(z not in self._solved for z in between):
-                continue
-            late, early = (high, low) if order[low] < order[high] else (low, high)
-            direction = 1 if early > late else -1
-            previous = self._solved[late]
-            for index in between[::direction]:
-                answer = self._step(index, previous, direction)
-                weight = abs(index - early) / (high - low)
-                self._keep(index, blend(self._solved[index], answer, weight))
-                previous = answer
-
-    def _is_unchanged(self, index: int, solved: SolvedSlice) -> bool:
-        prior = self._start.prior.get(index)
-        if prior is None:
-            return False
-        before, now = prior.on(solved.patch.rect) > 0, solved.patch.logits > 0
-        total = before.sum() + now.sum()
-        return bool(total) and 2 * int((before & now).sum()) / int(total) >= SAME
-
-    def _with_prior(self) -> dict[int, SolvedSlice]:
-        """Add the earlier mask where nothing was answered anew."""
-        for index in self._start.prior:
-            if index not in self._solved:
-                patch = self._start.prior[index].cropped()
-                self._solved[index] = SolvedSlice(patch, 1.0, 1.0)
-        return self._solved
 
     def _keep(self, index: int, solved: SolvedSlice) -> None:
         self._solved[index] = solved
@@ -191,19 +236,23 @@ def ends(solved: SolvedSlice) -> bool:
     return solved.presence < PRESENT or solved.patch.area < MIN_AREA
 
 
-def blend(one: SolvedSlice, other: SolvedSlice, weight: float) -> SolvedSlice:
-    """Weighted mean of two answers for one slice; `weight` is that of the second.
+def merged(before: SolvedSlice, answer: SolvedSlice, *, adds: bool) -> SolvedSlice:
+    """Return what a correction leaves: both masks if it adds, else what they have in common."""
+    rect = before.patch.rect.union(answer.patch.rect)
+    combine = np.maximum if adds else np.minimum
+    logits = combine(before.patch.on(rect), answer.patch.on(rect))
+    return replace(answer, patch=Patch(rect, logits))
 
-    An answer that says "not here" counts with surely negative logits.
-    """
+
+def emptied(solved: SolvedSlice) -> SolvedSlice:
+    """Return the same answer without a mask: what is left of one that says "not here"."""
+    patch = Patch(solved.patch.rect, np.full_like(solved.patch.logits, ABSENT))
+    return replace(solved, patch=patch)
+
+
+def dice(one: SolvedSlice, other: SolvedSlice) -> float:
+    """Likeness of two answers for one slice, 0..1; two empty ones are alike."""
     rect = one.patch.rect.union(other.patch.rect)
-    first, second = (
-        np.full(rect.shape, ABSENT, np.float32) if ends(s) else s.patch.on(rect).clip(-8, 8)
-        for s in (one, other)
-    )
-    mixed = (1 - weight) * first + weight * second
-    return SolvedSlice(
-        Patch(rect, mixed.astype(np.float32)),
-        (1 - weight) * one.score + weight * other.score,
-        (1 - weight) * one.presence + weight * other.presence,
-    )
+    first, second = one.patch.on(rect) > 0, other.patch.on(rect) > 0
+    total = one.patch.area + other.patch.area
+    return 2 * int((first & second).sum()) / total if total else 1.0

@@ -2,7 +2,8 @@
 
 Owns how prompts are replayed to a backbone: clicks go in one by one in the order they were made,
 each with the answer so far, because that is how backbones of this family are trained. A first
-look at the whole slice finds the object; a second, closer look (`planes.focus`) draws it.
+look at the whole slice finds the object; a second, closer look (`planes.focus`) draws it. A slice
+that has its answer is mended by one more question: all of its clicks, with that answer as prior.
 Coordinates are (slice, row, col) of `Planes`.
 """
 
@@ -14,9 +15,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from protosam.models.embeddings import Embedder
+from protosam.models.answers import AnswerCache, AnswerKey, prompts_digest
+from protosam.models.embeddings import Embedder, EmbeddingKey
 from protosam.models.planes import Logits, Patch, Planes, Rect, focus
-from protosam.models.slice_model import SliceAnswer, SliceEmbedding, SliceModel, SlicePrompts
+from protosam.models.slice_model import SliceAnswer, SliceModel, SlicePrompts
 
 MAX_REPLAYED = 6
 """Clicks of one slice that are replayed one by one; older ones go in together at the start."""
@@ -43,6 +45,10 @@ class SliceInput:
     def starts_object(self) -> bool:
         """Whether the prompts say where the object is, not only where it is not."""
         return self.box_rc is not None or bool(self.positive.any())
+
+    def first(self, count: int) -> SliceInput:
+        """Return what was known after the first `count` clicks; the box was there before."""
+        return SliceInput(self.points_rc[:count], self.positive[:count], self.box_rc)
 
     def inside(self, rect: Rect) -> SliceInput:
         """Keep the clicks in a rectangle; all prompts in its own pixels."""
@@ -81,13 +87,22 @@ class SliceSolver:
     embedder : Embedder
     zoom : float
         Side of the closer look in lengths of the object.
+    answers : AnswerCache, optional
+        Where answers are kept; its own if not given.
     """
 
     def __init__(
-        self, model: SliceModel, planes: Planes, embedder: Embedder, *, zoom: float = 2.0
+        self,
+        model: SliceModel,
+        planes: Planes,
+        embedder: Embedder,
+        *,
+        zoom: float = 2.0,
+        answers: AnswerCache | None = None,
     ) -> None:
         self._model, self._planes, self._embedder = model, planes, embedder
         self._zoom = zoom
+        self._answers = AnswerCache() if answers is None else answers
 
     def start(self, index: int, given: SliceInput, prior: Patch | None = None) -> SolvedSlice:
         """Answer a slice from the prompts in it alone (and an earlier mask, if there is one)."""
@@ -123,6 +138,23 @@ class SliceSolver:
         self._embedder.prefetch([index, *ahead], rect)
         return self._replay(index, rect, given, own=prior, neighbour=neighbour.patch)
 
+    def mend(self, index: int, given: SliceInput, before: SolvedSlice) -> SolvedSlice:
+        """Answer a slice anew that had the answer `before`, now that it has these prompts.
+
+        It is one question, as in the rounds of correction that the backbones are trained with.
+        """
+        seen = before.patch.mask_rect
+        if seen is None:
+            return self.start(index, given)
+        seen = _with_prompts(seen, given, self._planes.whole)
+        rect = focus(self._planes, seen, current=before.patch.rect, zoom=self._zoom)
+        local = given.inside(rect)
+        question = SlicePrompts(
+            local.points_rc, local.positive, local.box_rc, before.patch.on(rect), None
+        )
+        answer = self._ask(index, rect, question)
+        return SolvedSlice(Patch(rect, answer.logits), answer.score, answer.presence)
+
     def _replay(
         self,
         index: int,
@@ -132,26 +164,33 @@ class SliceSolver:
         own: Patch | None,
         neighbour: Patch | None,
     ) -> SolvedSlice:
-        embedding = self._embedder.get(index, rect)
         local = given.inside(rect)
         beside = None if neighbour is None else neighbour.on(rect)
         before = None if own is None else own.on(rect)
         answer: SliceAnswer | None = None
         for prompts in self._rounds(local, beside, has_prior=before is not None):
-            answer = self._ask(embedding, prompts, before)
+            answer = self._ask(index, rect, replace(prompts, prior_logits=before))
             before = answer.logits
         if answer is None:
             patch = Patch(rect, np.full(rect.shape, -8.0, dtype=np.float32))
             return SolvedSlice(patch, 0.0, 0.0)
         return SolvedSlice(Patch(rect, answer.logits), answer.score, answer.presence)
 
-    def _ask(
-        self, embedding: SliceEmbedding, prompts: SlicePrompts, before: Logits | None
-    ) -> SliceAnswer:
-        prompts = replace(prompts, prior_logits=before)
+    def _ask(self, index: int, rect: Rect, prompts: SlicePrompts) -> SliceAnswer:
         if not self._model.reads_neighbours:
             prompts = _spelled_out(prompts)
-        return self._model.predict(embedding, prompts)
+        key = AnswerKey(self._embedding_key(index, rect), prompts_digest(prompts))
+        answer = self._answers.get(key)
+        if answer is None:
+            answer = self._model.predict(self._embedder.get(index, rect), prompts)
+            self._answers.put(key, answer)
+        return answer
+
+    def _embedding_key(self, index: int, rect: Rect) -> EmbeddingKey:
+        planes, model = self._planes, self._model
+        window = (planes.window.low, planes.window.high)
+        uid, device = planes.volume.uid, model.device.type
+        return EmbeddingKey(model.digest, device, uid, window, planes.axis, index, rect)
 
     def _rounds(
         self, local: SliceInput, beside: Logits | None, *, has_prior: bool

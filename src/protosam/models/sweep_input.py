@@ -72,6 +72,7 @@ def sweep_input(planes: Planes, prompts: PromptSet, stride: int = 1) -> SweepInp
         If two boxes have nothing in common.
     """
     given: dict[int, SliceInput] = {}
+    order: list[int] = []
     first, stop = 0, planes.depth
     for box in prompts.boxes:
         low, high = _box_range(planes, box)
@@ -84,6 +85,7 @@ def sweep_input(planes: Planes, prompts: PromptSet, stride: int = 1) -> SweepInp
     for point in prompts.points:
         z, row, col = planes.turn(point.point_kji)
         index = slice_of(z, planes)
+        order.append(index)
         old_input = given.get(index, SliceInput())
         given[index] = replace(
             old_input,
@@ -96,7 +98,7 @@ def sweep_input(planes: Planes, prompts: PromptSet, stride: int = 1) -> SweepInp
     if prompts.prior is not None:
         prior = PriorSlices(planes, prompts.prior.to_mask(planes.volume.shape_kji))
         given = given or {z: SliceInput() for z in prior}
-    return SweepInput(given, first, stop, prior, stride)
+    return SweepInput(given, tuple(order), first, stop, prior, stride)
 
 
 def allowed_extent(prompts: PromptSet, shape_kji: Sequence[int]) -> Extent:

@@ -1,0 +1,95 @@
+"""From averaged logits to the mask that the user gets.
+
+Owns what comes after the model: the clean-up, what boxes and the editable area allow, and the cut
+to the bounding box. Array order is (k, j, i). Knows nothing of models and slices.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from protosam.extents import Extent, bounding_extent, three_ints
+from protosam.geometry import Volume
+from protosam.masks import CleanUp, clean_up
+from protosam.models.sweep_input import allowed_extent, voxel_extent
+from protosam.models.views import Field
+from protosam.prompts import Point, PromptSet
+
+
+def finished(
+    volume: Volume,
+    whole: Field,
+    prompts: PromptSet,
+    *,
+    settings: CleanUp,
+    editable: Extent | None,
+    axis: int,
+) -> tuple[npt.NDArray[np.bool_], Extent | None]:
+    """Clean up, obey boxes and the editable area, cut to the mask.
+
+    It is done in a crop with all that the clean-up may reach: on a whole 512x512x600 volume it
+    takes 0.24 s (one core of an EPYC), more than the answer for a slice.
+
+    Parameters
+    ----------
+    volume : Volume
+    whole : Field
+        Logits of the answer.
+    prompts : PromptSet
+    settings : CleanUp
+    editable : Extent or None
+        Voxels outside this box stay out of the mask.
+    axis : int
+        Array axis across which the slices lie.
+
+    Returns
+    -------
+    mask : (k, j, i) bool
+        Within its bounding box; of no voxels when it is empty.
+    extent : Extent or None
+        The bounding box in the volume; None when the mask is empty.
+    """
+    spacing, work = volume.spacing_kji_mm, whole.extent
+    for point in prompts.points:
+        work = work.union(voxel_extent(point))
+    work = work.pad([math.ceil(settings.closing_mm / step) + 2 for step in spacing])
+    work = work.clip(volume.shape_kji)
+    crop = np.zeros(work.shape_kji, dtype=bool)
+    crop[_shifted(whole.extent, work, -1).slices] = whole.logits > 0
+    crop = clean_up(
+        crop,
+        [_shifted_point(point, work) for point in prompts.points],
+        spacing,
+        settings,
+        axis=axis if prompts.scope == "slice" else None,
+    )
+    allowed = allowed_extent(prompts, volume.shape_kji).intersection(work)
+    if editable is not None:
+        allowed = allowed.intersection(editable)
+    crop = _only(crop, _shifted(allowed, work, -1))
+    found = bounding_extent(crop)
+    if found is None:
+        return np.zeros((0, 0, 0), bool), None
+    return crop[found.slices], _shifted(found, work, 1)
+
+
+def _shifted(extent: Extent, work: Extent, sign: int) -> Extent:
+    """Move an extent by the start of the crop: into it (-1) or out of it (1)."""
+    start = np.add(extent.start_kji, sign * np.array(work.start_kji))
+    stop = np.add(extent.stop_kji, sign * np.array(work.start_kji))
+    return Extent(three_ints(start, "start"), three_ints(stop, "stop"))
+
+
+def _shifted_point(point: Point, work: Extent) -> Point:
+    k, j, i = (float(x - a) for x, a in zip(point.point_kji, work.start_kji, strict=True))
+    return replace(point, point_kji=(k, j, i))
+
+
+def _only(mask: npt.NDArray[np.bool_], extent: Extent) -> npt.NDArray[np.bool_]:
+    out = np.zeros_like(mask)
+    out[extent.slices] = mask[extent.slices]
+    return out
