@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,7 +102,7 @@ def test_annotations_are_never_evaluated() -> None:
 
 
 def test_nothing_is_left_to_do_in_the_sources() -> None:
-    unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|NotImplementedError")
+    unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|raise NotImplementedError")
     assert [relative(p) for p in SOURCES if unfinished.search(p.read_text("utf-8"))] == []
 
 
@@ -156,27 +155,6 @@ def test_the_constraints_name_no_place_to_download_from() -> None:
 def test_the_ci_calls_the_command_of_the_readme() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text("utf-8")
     assert "make test" in (ROOT / "README.md").read_text("utf-8")
-
-
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
-def test_the_extension_configures_with_a_stand_in_for_slicer(tmp_path: Path) -> None:
-    stand_in = tmp_path / "slicer"
-    stand_in.mkdir()
-    for name in ("use", "generate", "cpack"):
-        (stand_in / f"{name}.cmake").write_text(f'message(STATUS "included {name}")\n')
-    (stand_in / "SlicerConfig.cmake").write_text(
-        f'set(Slicer_USE_FILE "{stand_in}/use.cmake")\n'
-        f'set(Slicer_EXTENSION_GENERATE_CONFIG "{stand_in}/generate.cmake")\n'
-        f'set(Slicer_EXTENSION_CPACK "{stand_in}/cpack.cmake")\n'
-    )
-    command = ["cmake", "-S", ROOT, "-B", tmp_path / "build", f"-DSlicer_DIR={stand_in}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.splitlines() if "included" in line] == [
-        "-- included use",
-        "-- included generate",
-        "-- included cpack",
-    ]
 
 
 def _plain(requirement: str) -> str:

@@ -1,0 +1,28 @@
+"""The scene side of ProtoSAM: from clicks in slice views to voxels in segments, for every host.
+
+VTK and MRML without Qt. Runs in 3D Slicer, on the package slicer-core, and in tests alike; classes
+of Slicer come from the host, so nothing of the application is imported here.
+"""
+
+from __future__ import annotations
+
+from protosam.scene.controller import Controller
+from protosam.scene.glyphs import Glyph
+from protosam.scene.settings import PARAMETERS, Settings
+from protosam.scene.status import HINTS, TEXTS, Listener, Message, PromptRow, Status
+from protosam.scene.writing import LogicWriter, Writer
+
+__all__ = [
+    "HINTS",
+    "PARAMETERS",
+    "TEXTS",
+    "Controller",
+    "Glyph",
+    "Listener",
+    "LogicWriter",
+    "Message",
+    "PromptRow",
+    "Settings",
+    "Status",
+    "Writer",
+]

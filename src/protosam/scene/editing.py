@@ -1,0 +1,352 @@
+"""From prompts to the mask in a segment: asking the worker, and writing what it answers.
+
+Rules
+-----
+* Every request carries the whole list of prompts. An answer is written only while it is still the
+  one that is awaited, its volume is still selected, and its segment still exists.
+* One action, one undo state, one record in the segment's tag.
+* What goes wrong becomes one message. Prompts that only lack an answer stay, so that the next click
+  carries them again; prompts that were refused for what they are, go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from protosam.errors import Cancelled, InvalidInput, ProtoSAMError
+from protosam.extents import BoolArray, Extent
+from protosam.intensity import Window
+from protosam.prompts import PromptSet
+from protosam.scene.desk import Desk, Question, window_of
+from protosam.scene.grids import GridMap, Node, ReferenceGrid, reference_grid
+from protosam.scene.layers import Layers
+from protosam.scene.masking import Masks
+from protosam.scene.records import PROMPTS_TAG, Origin, Patch, Record, set_tags, tag_of
+from protosam.scene.selection import Selection
+from protosam.scene.sessions import Job, Session, new_revision, restored, says_where
+from protosam.scene.settings import Settings
+from protosam.scene.source import Source
+from protosam.scene.status import TEXTS, Message
+from protosam.scene.writing import Canvas, Writer
+from protosam.wire.messages import Progress, Result
+from protosam.wire.pending import Pending
+
+Key = tuple[str, str]
+
+
+@dataclass(eq=False)
+class Place:
+    """What the controller is attached to, as of its last look."""
+
+    editor_node: Node = None
+    """vtkMRMLSegmentEditorNode, or None."""
+    writer: Writer | None = None
+    """The host's writer."""
+    selection: Selection = field(default_factory=lambda: Selection("detached"))
+    """What is selected."""
+    settings: Settings = field(default_factory=Settings)
+    """What is set."""
+
+
+class Editing:
+    """The segments of one controller.
+
+    Parameters
+    ----------
+    mrml : namespace
+        Slicer's classes.
+    desk : Desk
+    place : Place
+        Kept up to date by the controller.
+    tell : callable
+        Gets messages.
+    translate : callable
+        From an English sentence to the user's language.
+    """
+
+    def __init__(
+        self,
+        mrml: Node,
+        desk: Desk,
+        place: Place,
+        tell: Callable[[Message], None],
+        translate: Callable[[str], str],
+    ) -> None:
+        self._mrml, self._desk, self._place = mrml, desk, place
+        self._tell, self._translate = tell, translate
+        self._sessions: dict[Key, Session] = {}
+        self._told: ProtoSAMError | None = None
+        self.prompts_changed = False
+        self.is_writing = False
+
+    def session(self) -> Session | None:
+        """Session of the selected segment, in step with its tag; None if there is no segment."""
+        selection = self._place.selection
+        key, segment = selection.key, selection.segment
+        if key is None or segment is None:
+            return None
+        session = self._sessions.setdefault(key, Session())
+        if self.is_writing:
+            return session
+        try:
+            changed = session.follow(tag_of(segment, PROMPTS_TAG))
+        except InvalidInput as error:
+            changed = True
+            text = self._translate(TEXTS["bad_tag"]).format(detail=error.message)
+            self._tell(Message("warning", text, error.next_step))
+        self.prompts_changed |= changed
+        return session
+
+    def read_loaded(self, session: Session) -> None:
+        """Find out how much of a loaded segment is ours; not to be done from within an event.
+
+        While an undo is going on, events come when a segment has its tags already and its voxels
+        not yet.
+        """
+        selection, tag = self._place.selection, session.loaded
+        if tag is None or selection.volume_node is None or selection.segment is None:
+            return
+        layers = self._layers(selection)
+        box, mask = layers.whole(selection.segment_id)
+        session.read(restored(tag, layers.grid.digest, Patch.of(mask, box)))
+        if session.record.ours.is_empty and tag.voxels != 0 and not tag.prompts.is_empty:
+            session.hint = "not_ours"
+
+    def forget(self) -> None:
+        """Give up everything and forget all segments."""
+        self.give_up_all()
+        self._sessions.clear()
+
+    def give_up_all(self, keep_segmentation: str = "") -> None:
+        """Take back what is not answered, apart from segments of one segmentation."""
+        for (node_id, _), session in self._sessions.items():
+            if node_id != keep_segmentation and session.take_back():
+                self.prompts_changed = True
+
+    def ask(self, session: Session) -> None:
+        """Have the mask follow the prompts that are wanted now."""
+        source, settings = self._place.selection.source, self._place.settings
+        key = self._place.selection.key
+        if source is None or key is None:
+            return
+        session.give_up()
+        self.read_loaded(session)
+        self.prompts_changed = True
+        job = Job(source, session.start, session.wanted, settings.adapter)
+        if not says_where(session.wanted):
+            self._write(key, session, job, None)
+            session.hint = "first_click" if session.wanted.is_empty else "needs_object"
+            return
+        if session.record.revision == "" and not session.start.alone:
+            is_empty = self._layers(self._place.selection).count(key[1]) == 0
+            job.start = session.start = replace(session.start, alone=is_empty)
+        session.job, session.hint = job, "working"
+        question = Question(
+            source, session.wanted, settings, self.window(), session.target, session.generation
+        )
+        job.pending = self._desk.predict(
+            question,
+            on_done=lambda pending: self._answered(key, session, job, pending),
+            on_progress=lambda report: self._progressed(job, report),
+        )
+
+    def clear(self, session: Session) -> None:
+        """Take all prompts away, with what they have written."""
+        source, key = self._place.selection.source, self._place.selection.key
+        session.give_up()
+        self.read_loaded(session)
+        session.wanted, session.start = PromptSet(), session.record
+        if key is not None and source is not None and session.record.revision:
+            start = replace(session.record, barred=Patch())
+            self._write(key, session, Job(source, start, PromptSet()), None)
+        session.hint = "first_click"
+        self.prompts_changed = True
+
+    def seal(self, session: Session) -> None:
+        """Keep the mask, forget the prompts."""
+        key, writer = self._place.selection.key, self._place.writer
+        self.read_loaded(session)
+        session.take_back()
+        session.seal()
+        if key is not None and writer is not None and session.record.revision:
+            with self._writing():
+                writer.save_state()
+                self._note(key, session, replace(session.start, barred=Patch()), None)
+        session.hint = "sealed"
+        self.prompts_changed = True
+
+    def window(self) -> Window | None:
+        """Window that the settings ask for; a wrong one is told and left to the worker."""
+        try:
+            return window_of(self._place.settings, self._place.selection.volume_node)
+        except InvalidInput:
+            self._tell(Message("warning", self._translate(TEXTS["bad_window"])))
+            return None
+
+    def _progressed(self, job: Job, report: Progress) -> None:
+        job.progress, job.progress_text = report.fraction, report.text
+
+    def _answered(self, key: Key, session: Session, job: Job, pending: Pending[Result]) -> None:
+        if session.job is not job:
+            return  # a newer request, an undo or a cancel has made it stale
+        session.job = None
+        self.prompts_changed = True
+        if pending.error is not None:
+            self._failed(session, pending.error)
+            return
+        if not self._is_wanted(key, job):
+            session.take_back()
+            return
+        self._write(key, session, job, pending.result())
+
+    def _failed(self, session: Session, error: ProtoSAMError) -> None:
+        session.hint = "failed"
+        if isinstance(error, Cancelled):
+            return
+        if isinstance(error, InvalidInput):
+            session.take_back()
+        if error is self._told:
+            return  # the death of a worker fails every request with the same error
+        self._told = error
+        first, _, details = error.message.partition("\n")
+        text = first.removesuffix(" Its last lines were:")
+        self._tell(Message("error", text, error.next_step, details.strip()))
+
+    def _is_wanted(self, key: Key, job: Job) -> bool:
+        """Whether volume, segmentation and segment of a job are still there and selected."""
+        selection = self._place.selection
+        node = selection.segmentation_node
+        if self._place.writer is None or selection.source is None or node is None:
+            return False
+        same_volume = selection.source.volume.uid == job.source.volume.uid
+        same_node = node.GetID() == key[0] and node.GetScene() is not None
+        return same_volume and same_node and node.GetSegmentation().GetSegment(key[1]) is not None
+
+    def _write(self, key: Key, session: Session, job: Job, result: Result | None) -> None:
+        """Bring an answer into the segment; None = an empty one that needs no worker."""
+        node = self._place.selection.segmentation_node
+        if node is None:
+            return
+        was_modifying = node.StartModify()
+        try:
+            self._write_into(key, session, job, result)
+        except InvalidInput as error:
+            self._failed(session, error)
+        finally:
+            node.EndModify(was_modifying)
+
+    def _write_into(self, key: Key, session: Session, job: Job, result: Result | None) -> None:
+        writer = self._place.writer
+        if writer is None:
+            return
+        with self._writing():
+            layers = self._layers(self._place.selection)
+            grids = _grid_map(job.source, layers.grid)
+            canvas = Canvas(self._masks(key[1], job, layers, grids), writer)
+            if not canvas.is_safe:
+                self._not_written(session)
+                return
+            start = _on_grid(job.start, layers.grid)
+            drawn, stays = _drawing(job, start, grids, result)
+            writer.save_state()
+            if start.alone and start.ours.is_empty and not start.prompts.ids:
+                layers.part(key[1])
+            record = replace(
+                canvas.draw(start, drawn, stays),
+                prompts=job.prompts,
+                source_grid=job.source.grid,
+                reference_grid=layers.grid.digest,
+            )
+            self._note(key, session, record, result, job.adapter)
+            session.hint = _hint(record, drawn)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Take no notice of the scene: what it says now is half written."""
+        self.is_writing = True
+        try:
+            yield
+        finally:
+            self.is_writing = False
+
+    def _not_written(self, session: Session) -> None:
+        session.hint = "failed"
+        text, step = (self._translate(TEXTS[key]) for key in ("not_selected", "select_again"))
+        self._tell(Message("warning", text, step))
+
+    def _masks(self, segment_id: str, job: Job, layers: Layers, grids: GridMap) -> Masks:
+        voxels = job.source.volume.voxels if grids.is_identity else None
+        editor_node, node = self._place.editor_node, self._place.selection.segmentation_node
+        return Masks(self._mrml, editor_node, node, segment_id, layers, voxels)
+
+    def _note(
+        self,
+        key: Key,
+        session: Session,
+        record: Record,
+        result: Result | None,
+        adapter: str = "",
+    ) -> None:
+        """Write a record's tags."""
+        segment = self._place.selection.segmentation_node.GetSegmentation().GetSegment(key[1])
+        record = replace(record, revision=new_revision())
+        origin = None if result is None else Origin(result.model, result.digest, adapter)
+        set_tags(segment, record, origin)
+        session.written(record, tag_of(segment, PROMPTS_TAG))
+        session.last = result
+
+    def _layers(self, selection: Selection) -> Layers:
+        node = selection.segmentation_node
+        return Layers(self._mrml, node, reference_grid(self._mrml, node, selection.volume_node))
+
+
+def _on_grid(record: Record, grid: ReferenceGrid) -> Record:
+    """Record for this reference grid; of another one only the prompts are worth anything."""
+    if record.reference_grid in ("", grid.digest):
+        return record
+    return Record(record.prompts, record.revision, record.source_grid)
+
+
+def _grid_map(source: Source, grid: ReferenceGrid) -> GridMap:
+    return GridMap(source.to_world, source.volume.shape_kji, grid.to_world, grid.shape_kji)
+
+
+def _drawing(job: Job, start: Record, grids: GridMap, result: Result | None) -> tuple[Patch, Patch]:
+    """Put an answer on the reference grid; tell it from the sealed part that it leaves alone."""
+    drawn = Patch()
+    if result is not None and result.extent is not None:
+        box = grids.extent(result.extent)
+        if grids.is_identity and box == result.extent:
+            drawn = Patch(box, result.bits)
+        else:
+            drawn = Patch.of(grids.sample(result.mask(), result.extent, box), box)
+    if result is None or job.prompts.scope == "volume" or start.sealed.is_empty:
+        return drawn, start.sealed
+    box, stays = start.sealed.extent, start.sealed.mask()
+    for slab in _answered_slices(job.prompts, result.axis, job.source):
+        everything: BoolArray = np.broadcast_to(np.True_, slab.shape_kji)
+        stays &= ~grids.sample(everything, slab, box)
+    return drawn, Patch.of(stays, box)
+
+
+def _answered_slices(prompts: PromptSet, axis: int, source: Source) -> list[Extent]:
+    """Slices of the volume that hold prompts."""
+    places: list[Any] = [point.point_kji for point in prompts.points]
+    places += [box.low_kji for box in prompts.boxes]
+    found = []
+    for index in sorted({int(np.floor(place[axis] + 0.5)) for place in places}):
+        start, stop = [0, 0, 0], list(source.volume.shape_kji)
+        start[axis], stop[axis] = index, index + 1
+        found.append(Extent((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
+    return found
+
+
+def _hint(record: Record, drawn: Patch) -> str:
+    if drawn.is_empty:
+        return "empty_answer"
+    return "masked" if record.ours.is_empty else "refine"
