@@ -29,6 +29,7 @@ from protosam.models.propagate import Propagation, SweepInput, ends
 from protosam.models.slice_model import SliceModel
 from protosam.models.slice_solver import SliceInput, SliceSolver, SolvedSlice
 from protosam.models.sweep_input import box_in_slice, slice_of, sweep_input
+from protosam.models.random_walk import walked
 from protosam.models.views import Field, View, field_of, further_views, fused
 from protosam.prompts import Point, PromptSet
 
@@ -245,6 +246,8 @@ class Segmenter:
                 for view, share in zip(views, shares, strict=True)
             ]
         whole = fused(fields)
+        if request.prompts.scope == "volume" and first.can_be_checked:
+            whole = walked(volume, whole, request.prompts.points, window=window, axis=axis)
         mask, extent = finished(
             volume,
             whole,
