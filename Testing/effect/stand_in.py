@@ -44,7 +44,7 @@ class Thing:
         self.values[key] = value
         signal = {
             "checked": "toggled(bool)",
-            "value": "valueChanged(double)",
+            "value": f"valueChanged({'int' if self.kind == 'QSpinBox' else 'double'})",
             "currentIndex": "currentIndexChanged(int)",
             "currentRow": "currentRowChanged(int)",
         }.get(key)
@@ -175,8 +175,8 @@ def _widget(node: ElementTree.Element, parent: Any) -> Thing:
         values[one.attrib["name"]] = (
             text == "true" if kind == "bool" else float(text) if kind == "double" else text
         )
-    if node.attrib["class"] == "QDoubleSpinBox":
-        values.setdefault("value", 0.0)
+    if node.attrib["class"] in ("QDoubleSpinBox", "QSpinBox"):
+        values.setdefault("value", 0 if node.attrib["class"] == "QSpinBox" else 0.0)
     if node.attrib["class"] in ("QToolButton", "QRadioButton", "QCheckBox"):
         values.setdefault("checked", False)
     made = kinds.get(node.attrib["class"], Thing)(

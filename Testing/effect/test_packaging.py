@@ -154,7 +154,7 @@ def test_each_widget_that_is_used_exists_and_each_button_is_used() -> None:
 
 def test_each_control_has_a_tool_tip_and_a_name_for_screen_readers() -> None:
     kinds = {"QPushButton", "QToolButton", "QRadioButton", "QCheckBox", "QComboBox"}
-    kinds |= {"QDoubleSpinBox", "QListWidget", "QPlainTextEdit"}
+    kinds |= {"QDoubleSpinBox", "QSpinBox", "QListWidget", "QPlainTextEdit"}
     for name, node in widgets().items():
         if node.attrib["class"] in kinds:
             given = {one.attrib["name"] for one in node.findall("property")}

@@ -94,6 +94,8 @@ def test_buttons_reach_the_controller(editor: Any, button: str, call: str) -> No
     [
         ("closingSpin", lambda one: one.setValue(1.5), "ClosingMm", "1.5"),
         ("openingSpin", lambda one: one.setValue(2.0), "OpeningMm", "2.0"),
+        ("smoothingSpin", lambda one: one.setValue(0.5), "SmoothingMm", "0.5"),
+        ("bodiesSpin", lambda one: one.setValue(2), "Bodies", "2"),
         ("fillHolesCheck", lambda one: one.setChecked(False), "FillHoles", "0"),
         ("removeIslandsCheck", lambda one: one.setChecked(False), "RemoveIslands", "0"),
         ("windowCombo", lambda one: one.setCurrentIndex(1), "Window", "view"),
@@ -112,12 +114,13 @@ def test_settings_go_to_the_node_and_then_to_the_controller(
 def test_what_stands_on_the_node_is_shown_and_not_set_again(editor: Any) -> None:
     node = editor.node
     changed = {"Scope": "slice", "ClosingMm": "3.5", "FillHoles": "0", "Model": "sam_vit_b"}
+    changed |= {"SmoothingMm": "1.5", "Bodies": "3"}
     for name, value in changed.items():
         node.attributes[f"ProtoSAM.{name}"] = value
     editor.effect.self().updateGUIFromMRML()
     ui = editor.ui
     assert ui.scopeSliceButton.checked is True
-    assert ui.closingSpin.value == 3.5
+    assert (ui.closingSpin.value, ui.smoothingSpin.value, ui.bodiesSpin.value) == (3.5, 1.5, 3)
     assert ui.fillHolesCheck.checked is False
     assert ui.modelCombo.itemData(ui.modelCombo.currentIndex) == "sam_vit_b"
     assert {name: node.attributes[f"ProtoSAM.{name}"] for name in changed} == changed
@@ -125,8 +128,9 @@ def test_what_stands_on_the_node_is_shown_and_not_set_again(editor: Any) -> None
 
 def test_a_number_that_cannot_be_read_leaves_the_widget_as_it_is(editor: Any) -> None:
     editor.node.attributes["ProtoSAM.ClosingMm"] = "wide"
+    editor.node.attributes["ProtoSAM.Bodies"] = "many"
     editor.effect.self().updateGUIFromMRML()
-    assert editor.ui.closingSpin.value == 0.0
+    assert (editor.ui.closingSpin.value, editor.ui.bodiesSpin.value) == (0.0, 0)
 
 
 def test_choosing_own_values_starts_from_the_window_that_is_seen(editor: Any) -> None:
@@ -169,6 +173,18 @@ def test_the_last_answer_is_described(editor: Any) -> None:
     )
     text = editor.ui.scoreLabel.text
     assert text == "Estimated quality 0.91 · 0.4 s · window -160 to 240 · On the CPU."
+
+
+def test_what_the_clean_up_has_changed_is_one_line_and_no_line_if_it_is_nothing(
+    editor: Any,
+) -> None:
+    label = editor.ui.cleanUpLabel
+    assert label.visible is False
+    editor.controller.say(clean_up="islands -312, smoothing +40/-38 voxels")
+    assert label.visible is True
+    assert label.text == "Cleaned up: islands -312, smoothing +40/-38 voxels"
+    editor.controller.say(clean_up="")
+    assert (label.visible, label.text) == (False, "")
 
 
 @pytest.mark.parametrize("level", ["info", "warning", "error"])

@@ -14,6 +14,7 @@ from protosam.errors import Cancelled
 from protosam.extents import bounding_extent, pack_bits
 from protosam.geometry import Volume
 from protosam.intensity import Window
+from protosam.mending import CleanUpReport
 from protosam.scene import Controller, LogicWriter
 from protosam.wire.messages import Prewarmed, Result, VolumeClosed, VolumeOpened
 from protosam.wire.patience import WorkerState
@@ -197,6 +198,7 @@ class FakeClient:
         self.due = []
         self.holds = False
         self.error = None
+        self.clean_up = CleanUpReport()
         self.closed = []
         self.ids = 0
 
@@ -277,6 +279,7 @@ class FakeClient:
             digest="0123",
             timings_s={"total": 0.01},
             notes=(),
+            clean_up=self.clean_up,
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from protosam.errors import InvalidPrompt, WorkerDied
+from protosam.mending import CleanUpReport, StepReport
 from protosam.prompts import PromptSet
 from protosam.scene import PARAMETERS, Controller
 from protosam.scene.records import PROMPTS_TAG, TagRecord, tag_of
@@ -542,6 +543,8 @@ def test_the_settings_travel_with_the_request(desk):
         "WindowHigh": "150.5",
         "FillHoles": "0",
         "OpeningMm": "1.5",
+        "SmoothingMm": "2.5",
+        "Bodies": "2",
     }.items():
         desk.scene.editor.SetAttribute(f"ProtoSAM.{name}", value)
     desk.click((7, 8, 9))
@@ -550,6 +553,7 @@ def test_the_settings_travel_with_the_request(desk):
     assert (request.window.low, request.window.high) == (-50.0, 150.5)
     assert not request.clean_up.fill_holes
     assert request.clean_up.opening_mm == 1.5
+    assert (request.clean_up.smoothing_mm, request.clean_up.bodies) == (2.5, 2)
     desk.scene.editor.SetAttribute("ProtoSAM.Window", "view")
     desk.click((7, 8, 12))
     window = desk.client.asked[-1].window
@@ -564,6 +568,28 @@ def test_settings_that_cannot_be_read_are_told_once(desk):
     assert "Scope, ClosingMm" in desk.told.messages[0].text
     assert desk.click((7, 8, 9))
     assert desk.client.asked[-1].clean_up is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("SmoothingMm", "-1"), ("SmoothingMm", "101"), ("Bodies", "1.5"), ("Bodies", "-1")],
+)
+def test_a_clean_up_that_cannot_be_is_told_and_left_out(desk, name, text):
+    desk.scene.editor.SetAttribute(f"ProtoSAM.{name}", text)
+    desk.settle()
+    assert name in desk.told.messages[0].text
+    assert desk.click((7, 8, 9))
+    assert desk.client.asked[-1].clean_up is None
+
+
+def test_what_the_clean_up_has_changed_is_told_with_the_answer(desk):
+    assert desk.controller.status.clean_up == ""
+    desk.client.clean_up = CleanUpReport(
+        (StepReport("islands", 0, 312), StepReport("smoothing", 40, 38))
+    )
+    desk.click((7, 8, 9))
+    desk.settle()
+    assert desk.controller.status.clean_up == "islands -312, smoothing +40/-38 voxels"
 
 
 def test_a_wrong_window_is_told_and_left_to_the_worker(desk):

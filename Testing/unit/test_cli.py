@@ -30,6 +30,7 @@ from protosam.learn import export as export_of_base
 from protosam.learn import train_base as recipe
 from protosam.learn.settings import TrainBaseSettings
 from protosam.learn.train_base import TrainingProgress
+from protosam.mending import CleanUpReport, StepReport
 from protosam.models import install
 from protosam.models.cards import MODEL_CARDS
 from protosam.models.load import DEFAULT_MODEL
@@ -75,7 +76,14 @@ def a_block(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
         extent = bounding_extent(mask)
         assert extent is not None
         return Answer(
-            extent, mask[extent.slices], 0.75, Window(0, 1), "block", ("A note.",), elapsed_s=0.25
+            extent,
+            mask[extent.slices],
+            0.75,
+            Window(0, 1),
+            "block",
+            ("A note.",),
+            elapsed_s=0.25,
+            clean_up=CleanUpReport((StepReport("islands", 0, job.clean_up.bodies),)),
         )
 
     monkeypatch.setattr(InProcessEngine, "start", lambda self: 0.0)
@@ -173,6 +181,16 @@ def test_segment_writes_a_segmentation_that_holds_the_answer(
     # 60 voxels of 0.8 x 1.1 x 2.5 mm
     assert "0.13 ml, score 0.75, 0.25 s" in done.stdout
     assert "A note." in done.stderr
+    assert "Cleaned up" not in done.stderr
+
+
+def test_segment_tells_what_the_clean_up_has_changed(
+    an_image: Path, tmp_path: Path, a_block: np.ndarray
+) -> None:
+    options = ("--point", "3,4,5,+", "--bodies", "7", "--smoothing-mm", "1.5")
+    done = segment(an_image, tmp_path / "liver.seg.nrrd", *options)
+    assert done.exit_code == 0, done.output
+    assert "Cleaned up: islands -7 voxels" in done.stderr
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
@@ -220,6 +238,8 @@ def test_segment_goes_through_the_worker_by_default(
         (("--point", "1,2,3,+", "--axis", "x"), "axis"),
         (("--point", "1,2,3,+", "--window", "9,1"), "window"),
         (("--point", "1,2,3,+", "--closing-mm", "-1"), "closing_mm"),
+        (("--point", "1,2,3,+", "--smoothing-mm", "1000"), "smoothing_mm"),
+        (("--point", "1,2,3,+", "--bodies", "-1"), "bodies"),
         (("--box", "1,2,3,1,2,3"), "flat"),
     ],
 )

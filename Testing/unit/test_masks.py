@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-import protosam.masks
+import protosam.morphology
 from protosam.errors import InvalidInput, InvalidPrompt
 from protosam.masks import (
     CleanUp,
@@ -60,7 +60,7 @@ def test_shrinking_keeps_every_voxel_beyond_the_radius_from_background(mask, rad
 def test_offsets_and_distance_transform_give_the_same(mask, radius_mm, spacing):
     results = []
     for limit in (0, 10**9):
-        with mock.patch.object(protosam.masks, "MAX_OFFSETS", limit):
+        with mock.patch.object(protosam.morphology, "MAX_OFFSETS", limit):
             results.append([f(mask, radius_mm, spacing) for f in (dilated, eroded)])
 
     np.testing.assert_array_equal(*results)
@@ -141,12 +141,6 @@ def test_a_radius_that_is_no_length_is_refused(radius):
         dilated(np.ones((2, 2, 2), dtype=bool), radius, ISO)
     with pytest.raises(InvalidInput, match="closing_mm"):
         CleanUp(closing_mm=radius)
-
-
-@pytest.mark.parametrize("value", [1, None, "yes"])
-def test_a_switch_of_the_clean_up_is_true_or_false(value):
-    with pytest.raises(InvalidInput, match="fill_holes"):
-        CleanUp(fill_holes=value)
 
 
 @given(masks)
@@ -337,22 +331,3 @@ def test_in_slices_each_slice_keeps_its_own_largest_component():
 
     assert cleaned[0].sum() == 4
     assert cleaned[2].sum() == 9
-
-
-clicks_in = st.lists(st.tuples(st.tuples(*[st.integers(0, 6)] * 3), st.booleans()), max_size=5)
-
-
-@given(
-    hnp.arrays(np.bool_, (7, 7, 7), elements=st.booleans()),
-    clicks_in,
-    spacings,
-    st.builds(CleanUp, st.booleans(), st.booleans(), radii, radii),
-    st.sampled_from([None, 0, 1, 2]),
-)
-def test_clean_up_never_speaks_against_a_click(mask, clicks, spacing, settings, axis):
-    points = [Point(place, sign, str(n)) for n, (place, sign) in enumerate(clicks)]
-    cleaned = clean_up(mask, points, spacing, settings, axis=axis)
-    last = {one.voxel_kji: one.positive for one in points}
-
-    assert cleaned.dtype == np.bool_
-    assert {voxel: bool(cleaned[voxel]) for voxel in last} == last

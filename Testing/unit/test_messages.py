@@ -11,10 +11,10 @@ import pytest
 from protosam.errors import BrokenFrame, Cancelled, GeometryError, InvalidInput, WorkerFailure
 from protosam.extents import Extent, pack_bits
 from protosam.intensity import Window
-from protosam.masks import CleanUp
+from protosam.mending import CleanUp, CleanUpReport, StepReport
 from protosam.prompts import Box, Point, PriorMask, PromptSet
 from protosam.wire import messages
-from protosam.wire.fields import CODECS
+from protosam.wire.fields import CODECS, LATER
 from protosam.wire.frames import Frame, FrameDecoder, encode
 
 MASK = np.random.default_rng(3).random((3, 4, 5)) > 0.5
@@ -39,6 +39,7 @@ RESULT = messages.Result(
     digest="abc",
     timings_s={"total": 1.5},
     notes=("Out of memory: used half of the resolution.",),
+    clean_up=CleanUpReport((StepReport("islands", 0, 312), StepReport("smoothing", 40, 38))),
 )
 REQUESTS = [
     messages.Greeting("0.1.0"),
@@ -54,7 +55,9 @@ REQUESTS = [
         window=Window(-160, 240),
         model="sam_vit_b",
         adapter="liver",
-        clean_up=CleanUp(remove_islands=False, fill_holes=True, closing_mm=2.0, opening_mm=0.5),
+        clean_up=CleanUp(
+            remove_islands=False, closing_mm=2.0, opening_mm=0.5, smoothing_mm=1.5, bodies=2
+        ),
         editable=Extent((0, 0, 0), (2, 3, 4)),
     ),
     messages.Prewarm("v", (1.0, 2.0, 3.5)),
@@ -193,6 +196,8 @@ def test_an_unknown_kind_of_reply_is_a_failure_of_the_worker():
 
 
 PREDICT = messages.request_frame(1, messages.Predict("v", PROMPTS, window=Window(0, 1)))
+CLEAN_UP = {"remove_islands": True, "fill_holes": False, "closing_mm": 2.0, "opening_mm": 0.5}
+"""As it was before smoothing and bodies were thought of."""
 
 
 @pytest.mark.parametrize(
@@ -215,6 +220,10 @@ PREDICT = messages.request_frame(1, messages.Predict("v", PROMPTS, window=Window
         ("editable", {"start_kji": [3, 0, 0], "stop_kji": [1, 1, 1]}),
         ("clean_up", {"fill_holes": 1}),
         ("clean_up", {"fill_holes": True}),
+        ("clean_up", {**CLEAN_UP, "bodies": 1.0}),
+        ("clean_up", {**CLEAN_UP, "bodies": -1}),
+        ("clean_up", {**CLEAN_UP, "smoothing_mm": 1e6}),
+        ("clean_up", {**CLEAN_UP, "polish": True}),
         ("prompts", {}),
         ("prompts", {"set": {}, "prior": None}),
         ("prompts", {"set": None, "prior": None}),
@@ -228,6 +237,52 @@ def test_a_field_of_another_type_or_value_is_refused_with_a_sentence(name, value
         messages.parse_request(Frame(1, "predict", body, PREDICT.arrays))
 
     assert caught.value.message
+
+
+def test_a_clean_up_of_an_older_host_is_read_with_the_new_steps_off():
+    frame = Frame(1, "predict", {**PREDICT.body, "clean_up": CLEAN_UP}, PREDICT.arrays)
+
+    wanted = CleanUp(remove_islands=True, fill_holes=False, closing_mm=2.0, opening_mm=0.5)
+    assert messages.parse_request(frame).clean_up == wanted
+
+
+def test_a_result_of_an_older_worker_is_read_without_a_report():
+    frame = messages.reply_frame(1, RESULT)
+    body = {name: value for name, value in frame.body.items() if name != "clean_up"}
+
+    found = messages.parse_reply(Frame(1, frame.kind, body, frame.arrays))
+    assert found == dataclasses.replace(RESULT, clean_up=CleanUpReport())
+
+
+def test_a_report_travels_as_a_short_list():
+    assert messages.reply_frame(1, RESULT).body["clean_up"] == [
+        {"step": "islands", "added": 0, "removed": 312},
+        {"step": "smoothing", "added": 40, "removed": 38},
+    ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        ["islands"],
+        [{"step": "islands", "added": 1}],
+        [{"step": "islands", "added": -1, "removed": 0}],
+        [{"step": "islands", "added": 1.5, "removed": 0}],
+    ],
+)
+def test_a_report_of_another_form_is_refused(value):
+    frame = messages.reply_frame(1, RESULT)
+    with pytest.raises((InvalidInput, WorkerFailure)):
+        messages.parse_reply(Frame(1, frame.kind, {**frame.body, "clean_up": value}, frame.arrays))
+
+
+def test_only_fields_that_came_later_may_be_missing():
+    for kind in (CleanUp, messages.Result):
+        known = {one.name for one in dataclasses.fields(kind)}
+        assert LATER[kind.__name__] < known
+    assert set(LATER) == {"CleanUp", "Result"}
 
 
 def test_a_missing_and_an_unknown_field_are_named():

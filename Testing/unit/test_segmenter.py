@@ -12,7 +12,7 @@ from protosam.errors import Cancelled, InvalidInput, InvalidPrompt, OutOfMemory
 from protosam.extents import Extent
 from protosam.geometry import Volume
 from protosam.intensity import Window
-from protosam.masks import CleanUp
+from protosam.masks import CleanUp, clean_up
 from protosam.metrics import dice
 from protosam.models.segmenter import Segmenter, SegmentRequest, choose_axis
 from protosam.models.tiny import TinySAM
@@ -448,6 +448,28 @@ def test_the_clean_up_reaches_beyond_the_answer_as_on_the_whole_volume(a_segment
     settings = CleanUp(closing_mm=6)
     mask = mask_of(a_segmenter, two_balls, clicks((9, 20, 20), (26, 20, 20)), clean_up=settings)
     assert mask[16:20, 20, 20].all()  # the gap between the balls is closed
+
+
+def test_smoothing_in_the_crop_of_an_answer_is_that_on_the_whole_volume(a_segmenter, an_ellipsoid):
+    prompts = clicks(ELLIPSOID_MIDDLE)
+    usual = mask_of(a_segmenter, an_ellipsoid, prompts)
+    wish = CleanUp(smoothing_mm=4)
+    whole = clean_up(usual, prompts.points, an_ellipsoid.spacing_kji_mm, wish)
+
+    smooth = mask_of(a_segmenter, an_ellipsoid, prompts, clean_up=wish)
+    np.testing.assert_array_equal(smooth, whole)
+    assert (whole != usual).any()
+
+
+def test_an_answer_says_what_the_clean_up_has_done(a_segmenter, an_ellipsoid):
+    wish = CleanUp(smoothing_mm=4, bodies=1)
+    request = SegmentRequest(clicks(ELLIPSOID_MIDDLE), clean_up=wish)
+    answer = a_segmenter.segment(an_ellipsoid, request)
+    steps = [one.step for one in answer.clean_up.steps]
+
+    assert steps == ["clicks", "islands", "holes", "smoothing", "bodies", "holes"]
+    smoothing = answer.clean_up.steps[3]
+    assert smoothing.added == smoothing.removed > 0
 
 
 def test_progress_goes_from_nothing_to_done(a_segmenter, an_ellipsoid):

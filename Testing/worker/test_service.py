@@ -13,11 +13,15 @@ from protosam.errors import Cancelled, InvalidPrompt, ModelUnavailable, OutOfMem
 from protosam.extents import bounding_extent
 from protosam.geometry import Volume
 from protosam.intensity import Window
+from protosam.mending import CleanUpReport, StepReport
 from protosam.models.segmenter import Segmentation
 from protosam.prompts import Point, PromptSet
 from protosam.wire.messages import LoadModel, Predict, Prewarm
 from protosam.worker import service
 from protosam.worker.service import ModelEngine, ModelSettings
+
+REPORT = CleanUpReport((StepReport("holes", 5, 0),))
+"""What every answer here says of its clean-up."""
 
 
 class Key(NamedTuple):
@@ -63,6 +67,7 @@ class BrightSegmenter:
             elapsed_s=0.1,
             window=request.window,
             notes=("Memory ran out.",),
+            clean_up=REPORT,
         )
 
     def prewarm(self, volume, axis, centre_kji, *, window, count, should_stop):
@@ -220,6 +225,10 @@ def test_prewarming_fills_the_cache_and_closing_a_volume_empties_it(engine, a_ba
 
 def test_what_was_given_up_for_memory_is_said_in_the_result(engine, a_ball):
     assert predict(engine, a_ball).notes == ("Memory ran out.",)
+
+
+def test_what_the_clean_up_has_done_travels_with_the_answer(engine, a_ball):
+    assert predict(engine, a_ball).clean_up == REPORT
 
 
 def test_running_out_of_memory_for_good_is_a_sentence(engine, a_ball, failures):

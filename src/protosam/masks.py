@@ -1,29 +1,24 @@
-"""Masks as sets of voxels: components, growing and shrinking in mm, and the clean-up of an answer.
+"""The clean-up of an answer: morphology in steps, none of which speaks against a click.
 
 Rules
 -----
 * A mask is (K, J, I) bool. Functions return new arrays and leave the given one alone.
-* Foreground hangs together over faces, edges and corners (26 neighbours), background over faces
-  only (6), so that a closed surface parts inside from outside.
-* Distances are between voxel centres in mm, from `spacing_kji_mm`; so anisotropic voxels are right.
-* What lies beyond the edge of the array is unknown, so nothing is taken away and nothing is added
-  on its account: an object that leaves the image is not shrunk from that side, a cavity that is
-  open to the edge is not a hole, and a closing does not bridge to the edge. An axis of length 1 has
-  no edge: a 2-D image is treated in 2-D.
-* Clean-up never speaks against a click.
+* What a step does is up to `morphology` and `smoothing`, which steps there are is up to `mending`;
+  here is what a click has to say to each of them.
+* After every step the voxel of each positive click is in the mask and that of each negative click
+  is not. A click counts as followed by the model if its voxel was in the model's own answer.
 * It knows no models, files or worlds; clicks are `prompts.Point` in voxel indices.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from protosam.errors import InvalidInput, InvalidPrompt
+from protosam.errors import InvalidPrompt
 from protosam.extents import (
     BoolArray,
     Extent,
@@ -32,13 +27,31 @@ from protosam.extents import (
     pack_bits,
     unpack_bits,
 )
+from protosam.mending import CleanUp, CleanUpReport, StepReport
+from protosam.morphology import (
+    CORNERS,
+    closed,
+    dilated,
+    eroded,
+    filled,
+    largest_component,
+    opened,
+    reach_kji,
+    touched_by,
+    voxels_in,
+)
 from protosam.prompts import Point
+from protosam.smoothing import smoothed
 
 __all__ = [
     "BoolArray",
     "CleanUp",
+    "CleanUpReport",
+    "CleanUpStep",
+    "StepReport",
     "bounding_extent",
     "clean_up",
+    "clean_up_steps",
     "closed",
     "dilated",
     "eroded",
@@ -46,158 +59,24 @@ __all__ = [
     "largest_component",
     "opened",
     "pack_bits",
+    "report_of",
+    "smoothed",
     "unpack_bits",
 ]
 
-_FACES = ndimage.generate_binary_structure(3, 1)
-_CORNERS = ndimage.generate_binary_structure(3, 3)
 
-MAX_OFFSETS = 450
-"""Voxels of the ellipsoid from which on the distance transform is faster: 4.4 million voxels took
-0.05 s with 21 offsets, 0.23 s with 167, and 0.6 s by the transform whatever the radius (one core).
-"""
+@dataclass(frozen=True, eq=False)
+class CleanUpStep:
+    """The mask as one step of a clean-up has left it."""
 
-_RADIUS_TOLERANCE = 1e-6
-"""Relative: three steps of 0.1 mm are within 0.3 mm, whatever floats say."""
-
-
-@dataclass(frozen=True)
-class CleanUp:
-    """What to mend in an answer before the user sees it."""
-
-    remove_islands: bool = True
-    """Keep only the components that hold a positive click (the largest one, if none does)."""
-    fill_holes: bool = True
-    """Fill enclosed background that holds no negative click."""
-    closing_mm: float = 0.0
-    """Radius in mm of the closing (fills gaps narrower than twice this); 0 = none."""
-    opening_mm: float = 0.0
-    """Radius in mm of the opening (removes parts thinner than twice this); 0 = none."""
-
-    def __post_init__(self) -> None:
-        for name in ("remove_islands", "fill_holes"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidInput(
-                    f"The clean-up setting {name} is {getattr(self, name)!r}, "
-                    "wanted true or false.",
-                    "Switch it on or off.",
-                )
-        for name in ("closing_mm", "opening_mm"):
-            object.__setattr__(self, name, _checked_radius(getattr(self, name), name))
-
-
-def largest_component(mask: BoolArray) -> BoolArray:
-    """Component with the most voxels; of several, the one that comes first in C order.
-
-    Parameters
-    ----------
-    mask : (K, J, I) bool
-
-    Returns
-    -------
-    (K, J, I) bool
-        Empty if the mask is.
-    """
-    extent = bounding_extent(mask)
-    if extent is None:
-        return np.zeros_like(mask, dtype=np.bool_)
-    labels, count = ndimage.label(mask[extent.slices], _CORNERS)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    return _pasted(labels == 1 + int(sizes.argmax()), extent, mask.shape)
-
-
-def dilated(mask: BoolArray, radius_mm: float, spacing_kji_mm: Sequence[float]) -> BoolArray:
-    """Voxels at most `radius_mm` away from the mask; cut off at the array's edge.
-
-    Parameters
-    ----------
-    mask : (K, J, I) bool
-    radius_mm : float
-        Not negative.
-    spacing_kji_mm : 3 floats
-        mm.
-    """
-    radius_mm = _checked_radius(radius_mm, "radius_mm")
-    extent = bounding_extent(mask)
-    if extent is None:
-        return np.zeros_like(mask, dtype=np.bool_)
-    work = extent.pad(_reach(radius_mm, spacing_kji_mm)).clip(mask.shape)
-    return _pasted(_near(mask[work.slices], radius_mm, spacing_kji_mm), work, mask.shape)
-
-
-def eroded(mask: BoolArray, radius_mm: float, spacing_kji_mm: Sequence[float]) -> BoolArray:
-    """Voxels of the mask that are more than `radius_mm` away from every background voxel.
-
-    Beyond the array's edge there is no background: an object is not eroded from the edge, other
-    than by `scipy.ndimage.binary_erosion` with its default ``border_value=0``.
-
-    Parameters
-    ----------
-    mask : (K, J, I) bool
-    radius_mm : float
-        Not negative.
-    spacing_kji_mm : 3 floats
-        mm.
-    """
-    radius_mm = _checked_radius(radius_mm, "radius_mm")
-    extent = bounding_extent(mask)
-    if extent is None:
-        return np.zeros_like(mask, dtype=np.bool_)
-    work = extent.pad(1).clip(mask.shape)  # the nearest background lies at most one voxel outside
-    shallow = _near(~mask[work.slices], radius_mm, spacing_kji_mm)
-    return _pasted(~shallow, work, mask.shape)
-
-
-def opened(mask: BoolArray, radius_mm: float, spacing_kji_mm: Sequence[float]) -> BoolArray:
-    """Erosion, then dilation: the mask without the parts thinner than twice the radius."""
-    inner = eroded(mask, radius_mm, spacing_kji_mm)
-    return dilated(inner, radius_mm, spacing_kji_mm)
-
-
-def closed(mask: BoolArray, radius_mm: float, spacing_kji_mm: Sequence[float]) -> BoolArray:
-    """Dilation, then erosion: the mask with the gaps narrower than twice the radius.
-
-    The dilation goes on beyond the array's edge; cut off there, it would leave a bridge between the
-    edge and any object near it.
-    """
-    extent = bounding_extent(mask)
-    if extent is None:
-        return np.zeros_like(mask, dtype=np.bool_)
-    reach = _reach(radius_mm, spacing_kji_mm)
-    work = extent.pad(reach).clip(mask.shape)
-    margin = [(0, 0) if size == 1 else (n, n) for n, size in zip(reach, mask.shape, strict=True)]
-    outer = dilated(np.pad(mask[work.slices], margin), radius_mm, spacing_kji_mm)
-    shut = eroded(outer, radius_mm, spacing_kji_mm)
-    inner = tuple(slice(a, n - b) for (a, b), n in zip(margin, shut.shape, strict=True))
-    return _pasted(shut[inner], work, mask.shape)
-
-
-def filled(mask: BoolArray, *, keep_kji: Sequence[IndexKJI] = ()) -> BoolArray:
-    """Mask with its holes filled: background that no path over faces leads out of.
-
-    Parameters
-    ----------
-    mask : (K, J, I) bool
-    keep_kji : sequence of (k, j, i)
-        A hole that holds one of these voxels stays open.
-    """
-    extent = bounding_extent(mask)
-    if extent is None:
-        return np.zeros_like(mask, dtype=np.bool_)
-    # Half the time of scipy's binary_fill_holes, and it tells which hole a click lies in.
-    labels, count = ndimage.label(~mask[extent.slices], _FACES)
-    is_hole = np.ones(count + 1, dtype=np.bool_)
-    is_hole[0] = False
-    for n in range(3):
-        if mask.shape[n] > 1:
-            faces = np.moveaxis(labels, n, 0)
-            is_hole[faces[0]] = False
-            is_hole[faces[-1]] = False
-    for voxel in _inside(extent, keep_kji):
-        is_hole[labels[voxel]] = False
-    result = np.array(mask, dtype=np.bool_)
-    result[extent.slices] |= is_hole[labels]
-    return result
+    name: str
+    """Which step, see `mending.STEPS`."""
+    mask: BoolArray
+    """(K, J, I), on the grid of the mask that was given."""
+    added: int
+    """Voxels that this step put into the mask."""
+    removed: int
+    """Voxels that it took out."""
 
 
 def clean_up(
@@ -208,10 +87,24 @@ def clean_up(
     *,
     axis: int | None = None,
 ) -> BoolArray:
-    """Mend an answer: opening, islands, closing, holes, in this order, never against a click.
+    """Mend an answer, never against a click: the mask after the last of `clean_up_steps`.
 
-    The opening comes before the islands, so that a leak that hangs on a thin neck is cut off and
-    then dropped; the holes come last, so that those which the closing has shut are filled too.
+    Returns
+    -------
+    (K, J, I) bool
+    """
+    return clean_up_steps(mask, points, spacing_kji_mm, settings, axis=axis)[-1].mask
+
+
+def clean_up_steps(
+    mask: BoolArray,
+    points: Sequence[Point],
+    spacing_kji_mm: Sequence[float],
+    settings: CleanUp,
+    *,
+    axis: int | None = None,
+) -> tuple[CleanUpStep, ...]:
+    """Mend an answer step by step, never against a click.
 
     Parameters
     ----------
@@ -229,41 +122,60 @@ def clean_up(
 
     Returns
     -------
-    (K, J, I) bool
-        Holds the voxel of every positive click and of no negative one. Where an opening would
-        take a clicked part away, that part (the component of what it takes) stays; where a closing
-        would cover a negative click, that part stays open; a hole with a negative click stays.
+    tuple of CleanUpStep
+        "clicks", which sets the clicked voxels themselves, and then every step that is on, in the
+        order of `CleanUp.steps`, also where it changes nothing. Where an opening would take a
+        clicked part away, that part (the component of what it takes) stays; where a closing would
+        cover a negative click, that part stays open; a hole with a negative click stays; a body
+        with a positive click stays; near a click the surface is not smoothed.
 
     Raises
     ------
     InvalidPrompt
         A click lies outside of the mask's array.
+
+    Notes
+    -----
+    Each step alone is done by doing it once, but for the smoothing, which smooths more the second
+    time. So is the usual clean-up (islands and holes), unless the model did not follow a single
+    positive click: then the largest body is kept beside the clicked voxels, which a second time are
+    all that is clicked. So are, without clicks, an opening and a closing one after the other (an
+    alternating filter; J. Serra, "Image Analysis and Mathematical Morphology", vol. 2, 1988); a
+    click that keeps a part from the opening lets the closing add what a second opening judges anew.
+
+    The usual clean-up of a ball of 100 voxels across takes 0.025 s; a smoothing by two voxels takes
+    0.05 s more, an opening or a closing by two voxels 0.04 s (one core of an EPYC, 110^3 voxels).
     """
     clicks = _last_clicks(points, mask.shape)
     result = np.array(mask, dtype=np.bool_)
-    held = [voxel for voxel, positive in clicks.items() if positive and mask[voxel]]
     for voxel, positive in clicks.items():
         result[voxel] = positive
-    extent = bounding_extent(result)
-    if extent is None:
-        return result
-    margin = _reach(settings.closing_mm, spacing_kji_mm)
-    work = extent.pad(margin).pad(1).clip(result.shape)
-    for box in [work] if axis is None else _slices_of(work, axis):
-        job = _Job(
-            wanted=_inside(box, [v for v, positive in clicks.items() if positive]),
-            held=_inside(box, held),
-            unwanted=_inside(box, [v for v, positive in clicks.items() if not positive]),
-            spacing_kji_mm=tuple(spacing_kji_mm),
-        )
-        result[box.slices] = job.mended(result[box.slices], settings)
-    return result
+    steps = [_step("clicks", np.asarray(mask, dtype=np.bool_), result)]
+    jobs = _jobs(mask, result, clicks, tuple(spacing_kji_mm), settings, axis)
+    for name in settings.steps[1:]:
+        result = result.copy()
+        for job in jobs:
+            result[job.box.slices] = job.after(name, result[job.box.slices], settings)
+        steps.append(_step(name, steps[-1].mask, result))
+    return tuple(steps)
+
+
+def report_of(steps: Sequence[CleanUpStep]) -> CleanUpReport:
+    """Report of the steps of a clean-up: what they have done, without their masks."""
+    return CleanUpReport(tuple(StepReport(one.name, one.added, one.removed) for one in steps))
+
+
+def _step(name: str, before: BoolArray, after: BoolArray) -> CleanUpStep:
+    added, removed = np.count_nonzero(after & ~before), np.count_nonzero(before & ~after)
+    return CleanUpStep(name, after, int(added), int(removed))
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Clicks of one crop, in its own indices."""
+    """One part of the array that is mended by itself, with its clicks in its own indices."""
 
+    box: Extent
+    """Where it lies in the array."""
     wanted: list[IndexKJI]
     """Positive clicks."""
     held: list[IndexKJI]
@@ -272,19 +184,74 @@ class _Job:
     """Negative clicks."""
     spacing_kji_mm: tuple[float, ...]
 
-    def mended(self, mask: BoolArray, settings: CleanUp) -> BoolArray:
-        if settings.opening_mm > 0:
+    def after(self, name: str, mask: BoolArray, settings: CleanUp) -> BoolArray:
+        """Mask of this part after one step."""
+        if name == "opening":
             smaller = opened(mask, settings.opening_mm, self.spacing_kji_mm)
-            mask = smaller | _touched(mask & ~smaller, self.wanted)
-        if settings.remove_islands:
-            kept = _touched(mask, self.wanted)
-            mask = kept if self.held else kept | largest_component(mask)
-        if settings.closing_mm > 0:
+            return smaller | touched_by(mask & ~smaller, self.wanted)
+        if name == "islands":
+            return self._bodies(mask, settings.bodies or int(not self.held))
+        if name == "closing":
             larger = closed(mask, settings.closing_mm, self.spacing_kji_mm)
-            mask = larger & ~_touched(larger & ~mask, self.unwanted)
-        if settings.fill_holes:
-            mask = filled(mask, keep_kji=self.unwanted)
-        return mask
+            return larger & ~touched_by(larger & ~mask, self.unwanted)
+        if name == "smoothing":
+            return smoothed(
+                mask,
+                settings.smoothing_mm,
+                self.spacing_kji_mm,
+                inside_kji=self.wanted,
+                outside_kji=self.unwanted,
+            )
+        if name == "bodies":
+            return self._bodies(mask, settings.bodies)
+        return filled(mask, keep_kji=self.unwanted)
+
+    def _bodies(self, mask: BoolArray, count: int) -> BoolArray:
+        """Bodies with a positive click, and of all the best `count`.
+
+        The best are those with most of the clicks that the model has followed, then the largest,
+        then the first in C order. A click that it did not follow is a speck; so it does not take
+        the place of what the model has found.
+        """
+        labels, found = ndimage.label(mask, CORNERS)
+        sizes = np.bincount(labels.ravel(), minlength=found + 1)
+        followed = np.zeros_like(sizes)
+        np.add.at(followed, [labels[voxel] for voxel in self.held], 1)
+        best = 1 + np.lexsort((-sizes[1:], -followed[1:]))[:count]
+        kept = np.zeros(found + 1, dtype=np.bool_)
+        kept[best] = True
+        kept[[labels[voxel] for voxel in self.wanted]] = True
+        kept[0] = False
+        bodies: BoolArray = kept[labels]
+        return bodies
+
+
+def _jobs(
+    mask: BoolArray,
+    obeyed: BoolArray,
+    clicks: dict[IndexKJI, bool],
+    spacing_kji_mm: tuple[float, ...],
+    settings: CleanUp,
+    axis: int | None,
+) -> list[_Job]:
+    """Parts of the array that the steps work on: the mask with all that they may reach.
+
+    `mask` is the model's own answer, `obeyed` the same with the clicks set.
+    """
+    extent = bounding_extent(obeyed)
+    if extent is None:
+        return []
+    work = extent.pad(reach_kji(settings.reach_mm, spacing_kji_mm)).pad(1).clip(obeyed.shape)
+    return [
+        _Job(
+            box=box,
+            wanted=voxels_in(box, [v for v, positive in clicks.items() if positive]),
+            held=voxels_in(box, [v for v, positive in clicks.items() if positive and mask[v]]),
+            unwanted=voxels_in(box, [v for v, positive in clicks.items() if not positive]),
+            spacing_kji_mm=spacing_kji_mm,
+        )
+        for box in ([work] if axis is None else _slices_of(work, axis))
+    ]
 
 
 def _last_clicks(points: Sequence[Point], shape_kji: Sequence[int]) -> dict[IndexKJI, bool]:
@@ -308,63 +275,3 @@ def _slices_of(extent: Extent, axis: int) -> list[Extent]:
         start[axis], stop[axis] = index, index + 1
         slices.append(Extent((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
     return slices
-
-
-def _inside(extent: Extent, voxels_kji: Sequence[IndexKJI]) -> list[IndexKJI]:
-    """Those of the voxels that lie in the extent, in its own indices."""
-    k0, j0, i0 = extent.start_kji
-    return [(k - k0, j - j0, i - i0) for k, j, i in voxels_kji if extent.holds((k, j, i))]
-
-
-def _touched(mask: BoolArray, voxels_kji: Sequence[IndexKJI]) -> BoolArray:
-    """Components of the mask that hold one of the voxels."""
-    if not any(mask[voxel] for voxel in voxels_kji):
-        return np.zeros_like(mask)
-    labels, count = ndimage.label(mask, _CORNERS)
-    chosen = np.zeros(count + 1, dtype=np.bool_)
-    chosen[[labels[voxel] for voxel in voxels_kji]] = True
-    chosen[0] = False
-    touched: BoolArray = chosen[labels]
-    return touched
-
-
-def _near(mask: BoolArray, radius_mm: float, spacing_kji_mm: Sequence[float]) -> BoolArray:
-    """Voxels of the array whose centres are at most `radius_mm` away from one of the mask.
-
-    By an ellipsoid of offsets while it is small, else by the exact Euclidean distance transform;
-    both give the same voxels.
-    """
-    reached = radius_mm * (1 + _RADIUS_TOLERANCE)
-    sides = [np.arange(-n, n + 1) for n in _reach(reached, spacing_kji_mm)]
-    offsets = np.meshgrid(*sides, indexing="ij", sparse=True)
-    squared = sum((n * step) ** 2 for n, step in zip(offsets, spacing_kji_mm, strict=True))
-    ellipsoid = squared <= reached**2
-    if np.count_nonzero(ellipsoid) <= MAX_OFFSETS:
-        grown: BoolArray = ndimage.binary_dilation(mask, ellipsoid)
-        return grown
-    if not mask.any():  # scipy would measure to a voxel that does not exist
-        return np.zeros_like(mask)
-    near: BoolArray = ndimage.distance_transform_edt(~mask, sampling=spacing_kji_mm) <= reached
-    return near
-
-
-def _reach(radius_mm: float, spacing_kji_mm: Sequence[float]) -> list[int]:
-    """Voxels along each axis that hold the radius."""
-    return [math.ceil(_checked_radius(radius_mm, "radius_mm") / step) for step in spacing_kji_mm]
-
-
-def _checked_radius(radius_mm: float, name: str) -> float:
-    if isinstance(radius_mm, bool) or not isinstance(radius_mm, (int, float)):
-        raise InvalidInput(f"{name} is {radius_mm!r}, wanted a number.", "Give a radius in mm.")
-    if not math.isfinite(radius_mm) or radius_mm < 0:
-        raise InvalidInput(
-            f"{name} is {radius_mm}, wanted a finite length that is not negative.",
-            "Give a radius in mm.",
-        )
-    return float(radius_mm)
-
-
-def _pasted(crop: BoolArray, extent: Extent, shape_kji: Sequence[int]) -> BoolArray:
-    whole = np.zeros(tuple(shape_kji), dtype=np.bool_)
-    whole[extent.slices] = crop
-    return whole

@@ -28,7 +28,9 @@ SPINS = {
     "windowHighSpin": "WindowHigh",
     "closingSpin": "ClosingMm",
     "openingSpin": "OpeningMm",
+    "smoothingSpin": "SmoothingMm",
 }
+COUNTS = {"bodiesSpin": "Bodies"}
 CHECKS = {"removeIslandsCheck": "RemoveIslands", "fillHolesCheck": "FillHoles"}
 TOOLS = {"positiveButton": "positive", "negativeButton": "negative", "boxButton": "box"}
 ACTIONS = (
@@ -120,6 +122,8 @@ class OptionsPanel:
             self._connectValue(name, "currentIndexChanged(int)", parameter, self._data)
         for name, parameter in SPINS.items():
             self._connectValue(name, "valueChanged(double)", parameter, repr)
+        for name, parameter in COUNTS.items():
+            self._connectValue(name, "valueChanged(int)", parameter, str)
         for name, parameter in CHECKS.items():
             self._connectValue(name, "toggled(bool)", parameter, lambda on: "1" if on else "0")
         for name, value in (("scopeVolumeButton", "volume"), ("scopeSliceButton", "slice")):
@@ -162,6 +166,9 @@ class OptionsPanel:
                 if name.startswith("window"):
                     _fit(spin, span)
                 spin.setValue(_number(read(parameter), spin.value))
+        for name, parameter in COUNTS.items():
+            with quiet(getattr(ui, name)) as spin:
+                spin.setValue(round(_number(read(parameter), spin.value)))
         for name, parameter in CHECKS.items():
             with quiet(getattr(ui, name)) as check:
                 check.setChecked(read(parameter) != "0")
@@ -208,6 +215,8 @@ class OptionsPanel:
         ui.sealButton.setEnabled(status.can_clear)
         ui.updateButton.setEnabled(status.can_clear and not status.busy)
         ui.scoreLabel.setText(self._answerText(status))
+        ui.cleanUpLabel.setText(self._cleanUpText(status))
+        ui.cleanUpLabel.setVisible(bool(status.clean_up))
         if ui.logButton.checked:
             self._showLog(True)
 
@@ -293,6 +302,11 @@ class OptionsPanel:
             low, high = status.window
             parts.append(_("window {low:g} to {high:g}").format(low=low, high=high))
         return " · ".join([*parts, *status.notes])
+
+    @staticmethod
+    def _cleanUpText(status: Any) -> str:
+        text = _("Cleaned up: {changes}")
+        return text.format(changes=status.clean_up) if status.clean_up else ""
 
     def _showLog(self, on: bool) -> None:
         self.ui.logView.setVisible(on)

@@ -22,7 +22,7 @@ from protosam.errors import Cancelled
 from protosam.extents import BoolArray, Extent, IndexKJI
 from protosam.geometry import Volume
 from protosam.intensity import Window
-from protosam.masks import CleanUp
+from protosam.mending import CleanUp, CleanUpReport
 from protosam.prompts import PromptSet
 from protosam.wire.client import WorkerClient
 from protosam.wire.messages import LoadModel, Predict, Progress, Result
@@ -63,6 +63,8 @@ class Answer:
     """Sentences for the user."""
     elapsed_s: float
     """From asking to having the mask, seen from here."""
+    clean_up: CleanUpReport = field(default_factory=CleanUpReport)
+    """What each step of the clean-up has done."""
 
     def mask(self, shape_kji: IndexKJI) -> BoolArray:
         """Mask on the whole grid of the volume, (K, J, I) bool."""
@@ -176,6 +178,7 @@ class WorkerEngine:
             model=result.model,
             notes=result.notes,
             elapsed_s=time.perf_counter() - begin,
+            clean_up=result.clean_up,
         )
 
 
@@ -228,4 +231,5 @@ class InProcessEngine:
             model=self._name,
             notes=(),
             elapsed_s=time.perf_counter() - begin,
+            clean_up=found.clean_up,
         )

@@ -32,6 +32,12 @@ AxisOption = Annotated[
 WindowOption = Annotated[str, typer.Option(help="LOW,HIGH in the image's own units, or auto.")]
 ClosingOption = Annotated[float, typer.Option(help="Close gaps up to twice this radius.")]
 OpeningOption = Annotated[float, typer.Option(help="Remove parts thinner than twice this radius.")]
+SmoothingOption = Annotated[
+    float, typer.Option(help="Smooth with this standard deviation in mm; the volume stays.")
+]
+BodiesOption = Annotated[
+    int, typer.Option(help="Keep at most this many bodies, clicked ones first; 0 = any number.")
+]
 IslandsOption = Annotated[
     bool, typer.Option("--keep-islands", help="Keep parts that hold no click.")
 ]

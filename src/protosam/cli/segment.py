@@ -20,7 +20,7 @@ from protosam.errors import InvalidInput, InvalidPrompt, StorageFailure
 from protosam.extents import BoolArray
 from protosam.geometry import Volume
 from protosam.itk_grid import set_image_affine
-from protosam.masks import CleanUp
+from protosam.mending import CleanUp
 from protosam.metrics import volume_ml
 from protosam.prompts import PromptSet, Scope
 from protosam.seg_nrrd import Segment, write_segmentation
@@ -173,6 +173,8 @@ def _tell(order: Order, volume: Volume, answer: Answer) -> None:
             "Try another point, a box, or another --window.",
             style="yellow",
         )
+    if changes := answer.clean_up.in_words():
+        messages().print(f"Cleaned up: {changes}", markup=False, highlight=False)
     size_ml = volume_ml(answer.mask(volume.shape_kji), volume.spacing_kji_mm)
     results().print(
         f"{order.out}: {size_ml:.2f} ml, score {answer.score:.2f}, {answer.elapsed_s:.2f} s",

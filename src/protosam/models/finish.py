@@ -7,17 +7,29 @@ to the bounding box. Array order is (k, j, i). Knows nothing of models and slice
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from protosam.extents import Extent, bounding_extent, three_ints
 from protosam.geometry import Volume
-from protosam.masks import CleanUp, clean_up
+from protosam.masks import CleanUp, CleanUpReport, clean_up_steps, report_of
 from protosam.models.sweep_input import allowed_extent, voxel_extent
 from protosam.models.views import Field
 from protosam.prompts import Point, PromptSet
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A mask as the user gets it."""
+
+    mask: npt.NDArray[np.bool_]
+    """(k, j, i) within its bounding box; of no voxels when it is empty."""
+    extent: Extent | None
+    """The bounding box in the volume; None when the mask is empty."""
+    report: CleanUpReport
+    """What the clean-up has done, before boxes and the editable area cut the mask."""
 
 
 def finished(
@@ -28,7 +40,7 @@ def finished(
     settings: CleanUp,
     editable: Extent | None,
     axis: int,
-) -> tuple[npt.NDArray[np.bool_], Extent | None]:
+) -> Finished:
     """Clean up, obey boxes and the editable area, cut to the mask.
 
     It is done in a crop with all that the clean-up may reach: on a whole 512x512x600 volume it
@@ -45,22 +57,15 @@ def finished(
         Voxels outside this box stay out of the mask.
     axis : int
         Array axis across which the slices lie.
-
-    Returns
-    -------
-    mask : (k, j, i) bool
-        Within its bounding box; of no voxels when it is empty.
-    extent : Extent or None
-        The bounding box in the volume; None when the mask is empty.
     """
     spacing, work = volume.spacing_kji_mm, whole.extent
     for point in prompts.points:
         work = work.union(voxel_extent(point))
-    work = work.pad([math.ceil(settings.closing_mm / step) + 2 for step in spacing])
+    work = work.pad([math.ceil(settings.reach_mm / step) + 2 for step in spacing])
     work = work.clip(volume.shape_kji)
     crop = np.zeros(work.shape_kji, dtype=bool)
     crop[_shifted(whole.extent, work, -1).slices] = whole.logits > 0
-    crop = clean_up(
+    steps = clean_up_steps(
         crop,
         [_shifted_point(point, work) for point in prompts.points],
         spacing,
@@ -70,11 +75,11 @@ def finished(
     allowed = allowed_extent(prompts, volume.shape_kji).intersection(work)
     if editable is not None:
         allowed = allowed.intersection(editable)
-    crop = _only(crop, _shifted(allowed, work, -1))
+    crop = _only(steps[-1].mask, _shifted(allowed, work, -1))
     found = bounding_extent(crop)
     if found is None:
-        return np.zeros((0, 0, 0), bool), None
-    return crop[found.slices], _shifted(found, work, 1)
+        return Finished(np.zeros((0, 0, 0), bool), None, report_of(steps))
+    return Finished(crop[found.slices], _shifted(found, work, 1), report_of(steps))
 
 
 def _shifted(extent: Extent, work: Extent, sign: int) -> Extent:

@@ -19,17 +19,17 @@ from protosam.errors import InvalidInput, InvalidPrompt
 from protosam.extents import Extent
 from protosam.geometry import Volume
 from protosam.intensity import Window, auto_window
-from protosam.masks import CleanUp
+from protosam.mending import CleanUp, CleanUpReport
 from protosam.models.answers import AnswerCache
 from protosam.models.embeddings import Embedder, EmbeddingCache
 from protosam.models.finish import finished
 from protosam.models.memory_ladder import MemoryLadder
 from protosam.models.planes import Planes
 from protosam.models.propagate import Propagation, SweepInput, ends
+from protosam.models.random_walk import walked
 from protosam.models.slice_model import SliceModel
 from protosam.models.slice_solver import SliceInput, SliceSolver, SolvedSlice
 from protosam.models.sweep_input import box_in_slice, slice_of, sweep_input
-from protosam.models.random_walk import walked
 from protosam.models.views import Field, View, field_of, further_views, fused
 from protosam.prompts import Point, PromptSet
 
@@ -71,6 +71,7 @@ class Segmentation:
         The window that was used.
     notes : tuple of str
         What had to be given up because memory ran out, as sentences.
+    clean_up : CleanUpReport
     """
 
     extent: Extent | None
@@ -81,6 +82,7 @@ class Segmentation:
     elapsed_s: float
     window: Window
     notes: tuple[str, ...] = ()
+    clean_up: CleanUpReport = field(default_factory=CleanUpReport)
 
     def full_mask(self, shape_kji: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Put the mask on the whole grid (K, J, I)."""
@@ -248,7 +250,7 @@ class Segmenter:
         whole = fused(fields)
         if request.prompts.scope == "volume" and first.can_be_checked:
             whole = walked(volume, whole, request.prompts.points, window=window, axis=axis)
-        mask, extent = finished(
+        done = finished(
             volume,
             whole,
             request.prompts,
@@ -257,13 +259,14 @@ class Segmenter:
             axis=axis,
         )
         return Segmentation(
-            extent=extent,
-            mask=mask,
+            extent=done.extent,
+            mask=done.mask,
             score=first.score,
             slice_scores=first.slice_scores,
             axis=axis,
             elapsed_s=0.0,
             window=window,
+            clean_up=done.report,
         )
 
     def _look(self, job: _Job, view: View, share: tuple[float, float]) -> _Look:

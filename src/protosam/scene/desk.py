@@ -18,6 +18,7 @@ from typing import Any
 from protosam.errors import InvalidInput
 from protosam.extents import PointKJI
 from protosam.intensity import Window
+from protosam.mending import CleanUp
 from protosam.prompts import PromptSet
 from protosam.scene.settings import Settings
 from protosam.scene.source import Source
@@ -102,6 +103,7 @@ class Desk:
     ) -> Pending[Result]:
         """Ask for a mask."""
         self.open(question.source)
+        usual = question.settings.clean_up == CleanUp()
         request = Predict(
             question.source.volume.uid,
             question.prompts,
@@ -110,7 +112,7 @@ class Desk:
             window=question.window,
             model=self._model(question.settings),
             adapter=self._adapter(question.settings),
-            clean_up=_clean_up(question.settings),
+            clean_up=None if usual else question.settings.clean_up,
         )
         return self.client.predict(request, on_done, on_progress)
 
@@ -189,17 +191,3 @@ def view_window(volume_node: Any) -> tuple[float, float] | None:
     except InvalidInput:
         return None
     return low, high
-
-
-def _clean_up(settings: Settings) -> Any:
-    """Clean-up settings; None = the worker's own, so that hosts need not import scipy for it."""
-    if settings.cleans_as_usual:
-        return None
-    from protosam.masks import CleanUp  # noqa: PLC0415 - brings scipy, see above
-
-    return CleanUp(
-        remove_islands=settings.remove_islands,
-        fill_holes=settings.fill_holes,
-        closing_mm=settings.closing_mm,
-        opening_mm=settings.opening_mm,
-    )

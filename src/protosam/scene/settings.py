@@ -11,9 +11,10 @@ Rules
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from protosam.mending import MAX_LENGTH_MM, CleanUp
 from protosam.prompts import Scope
 from protosam.scene.grids import Node
 
@@ -33,13 +34,15 @@ PARAMETERS: dict[str, str] = {
     "FillHoles": "1",
     "ClosingMm": "0",
     "OpeningMm": "0",
+    "SmoothingMm": "0",
+    "Bodies": "0",
 }
 """Every parameter with its default, for the host's `setMRMLDefaults`."""
 
 _CHOICES = {"Scope": ("volume", "slice"), "Window": ("automatic", "view", "values")}
 _SWITCHES = ("RemoveIslands", "FillHoles")
 _NUMBERS = ("WindowLow", "WindowHigh")
-_RADII = ("ClosingMm", "OpeningMm")
+_LENGTHS = ("ClosingMm", "OpeningMm", "SmoothingMm")
 
 
 @dataclass(frozen=True)
@@ -58,20 +61,8 @@ class Settings:
     """In the volume's units; used with "values"."""
     window_high: float = 1.0
     """In the volume's units; used with "values"."""
-    remove_islands: bool = True
-    """See `masks.CleanUp`."""
-    fill_holes: bool = True
-    """See `masks.CleanUp`."""
-    closing_mm: float = 0.0
-    """See `masks.CleanUp`."""
-    opening_mm: float = 0.0
-    """See `masks.CleanUp`."""
-
-    @property
-    def cleans_as_usual(self) -> bool:
-        """Whether the clean-up is the worker's own default."""
-        usual = self.remove_islands and self.fill_holes
-        return usual and self.closing_mm == self.opening_mm == 0
+    clean_up: CleanUp = field(default_factory=CleanUp)
+    """What is mended in the answers."""
 
     @classmethod
     def read(cls, editor_node: Node) -> tuple[Settings, tuple[str, ...]]:
@@ -93,10 +84,14 @@ class Settings:
             window=window,
             window_low=float(texts["WindowLow"]),
             window_high=float(texts["WindowHigh"]),
-            remove_islands=texts["RemoveIslands"] == "1",
-            fill_holes=texts["FillHoles"] == "1",
-            closing_mm=float(texts["ClosingMm"]),
-            opening_mm=float(texts["OpeningMm"]),
+            clean_up=CleanUp(
+                remove_islands=texts["RemoveIslands"] == "1",
+                fill_holes=texts["FillHoles"] == "1",
+                closing_mm=float(texts["ClosingMm"]),
+                opening_mm=float(texts["OpeningMm"]),
+                smoothing_mm=float(texts["SmoothingMm"]),
+                bodies=int(texts["Bodies"]),
+            ),
         )
         return settings, bad
 
@@ -106,10 +101,12 @@ def _is_readable(name: str, text: str) -> bool:
         return text in _CHOICES[name]
     if name in _SWITCHES:
         return text in ("0", "1")
-    if name in _NUMBERS + _RADII:
+    if name == "Bodies":
+        return text.isascii() and text.isdigit() and len(text) < 10
+    if name in _NUMBERS + _LENGTHS:
         try:
             number = float(text)
         except ValueError:
             return False
-        return math.isfinite(number) and (name in _NUMBERS or number >= 0)
+        return math.isfinite(number) and (name in _NUMBERS or 0 <= number <= MAX_LENGTH_MM)
     return True

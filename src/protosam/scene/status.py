@@ -132,6 +132,8 @@ class Status:
     """Window that it was made with, in the volume's units."""
     elapsed_s: float | None = None
     """How long it took the worker."""
+    clean_up: str = ""
+    """What the clean-up has changed in it, in words; empty = nothing."""
 
 
 class Listener(Protocol):

@@ -62,6 +62,7 @@ def status_of(
         notes=() if last is None else last.notes,
         window=None if last is None else (last.window.low, last.window.high),
         elapsed_s=None if last is None else last.timings_s.get("total"),
+        clean_up="" if last is None else last.clean_up.in_words(translate),
     )
 
 

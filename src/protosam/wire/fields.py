@@ -5,9 +5,8 @@ Rules
 * The annotation of a dataclass field, as text, names its codec in `CODECS`; a field with another
   annotation cannot travel.
 * Every field of a message is on the wire and nothing else is: a missing or an unknown field is an
-  error that names it.
+  error that names it. Only the fields of `LATER` may be missing.
 * Types are exact: True is not 1, "1" is not 1, NaN and infinity do not travel.
-* `protosam.masks` is imported late, because it brings scipy and hosts start with this module.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +22,18 @@ from numpy.typing import NDArray
 from protosam.errors import InvalidInput
 from protosam.extents import Extent
 from protosam.intensity import Window
+from protosam.mending import CleanUp, CleanUpReport, StepReport
 from protosam.prompts import PriorMask, PromptSet
-
-if TYPE_CHECKING:
-    from protosam.masks import CleanUp
 
 Arrays = dict[str, NDArray[Any]]
 _STEP = "Use a worker and a host of the same ProtoSAM version."
+
+LATER: dict[str, frozenset[str]] = {
+    "CleanUp": frozenset({"smoothing_mm", "bodies"}),
+    "Result": frozenset({"clean_up"}),
+}
+"""Fields that came after the first messages of this protocol version, by message: an older sender
+leaves them out, and then their defaults hold."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,9 @@ def from_body(message_type: type[Any], body: Mapping[str, Any], arrays: Arrays) 
     """
     described = fields(message_type)
     wanted = {one.name for one in described if CODECS[str(one.type)].in_body}
-    if body.keys() != wanted:
-        missing, unknown = sorted(wanted - body.keys()), sorted(body.keys() - wanted)
+    left_out = (wanted & LATER.get(message_type.__name__, frozenset())) - body.keys()
+    if body.keys() != wanted - left_out:
+        missing, unknown = sorted(wanted - left_out - body.keys()), sorted(body.keys() - wanted)
         raise InvalidInput(
             f"A {message_type.__name__} message lacks the fields {missing} and has unknown "
             f"fields {unknown!r:.200}.",
@@ -94,6 +99,7 @@ def from_body(message_type: type[Any], body: Mapping[str, Any], arrays: Arrays) 
     values = {
         one.name: CODECS[str(one.type)].from_json(body.get(one.name), one.name, arrays)
         for one in described
+        if one.name not in left_out
     }
     if arrays:
         raise InvalidInput(
@@ -149,13 +155,6 @@ def _parts(value: Any, name: str, *keys: str) -> list[Any]:
     if _object(value, name).keys() != set(keys):
         _refuse(name, value, f"an object of {', '.join(keys)}")
     return [value[key] for key in keys]
-
-
-def _clean_up(value: Any, name: str) -> CleanUp:
-    from protosam.masks import CleanUp  # noqa: PLC0415 - brings scipy, see the rules above
-
-    settings: CleanUp = from_body(CleanUp, _object(value, name), {})
-    return settings
 
 
 def _record(record_type: type[Any]) -> Callable[[Any, str], Any]:
@@ -274,7 +273,13 @@ CODECS: dict[str, Codec] = {
     "Extent | None": _or_none(_record_json, _record(Extent)),
     "Window": _plain(_record_json, _record(Window)),
     "Window | None": _or_none(_record_json, _record(Window)),
-    "CleanUp | None": _or_none(_record_json, _clean_up),
+    "CleanUp | None": _or_none(_record_json, _record(CleanUp)),
+    "CleanUpReport": _plain(
+        lambda report: [_record_json(one) for one in report.steps],
+        lambda value, name: CleanUpReport(
+            tuple(_record(StepReport)(one, name) for one in _list(value, name))
+        ),
+    ),
     "PromptSet": Codec(_put_prompts, _take_prompts),
     "VoxelArray": Codec(_put_array, lambda _, name, arrays: _take(name, arrays, "", 3), False),
     "FloatArray": Codec(_put_array, lambda _, name, arrays: _take(name, arrays, "f8", 2), False),

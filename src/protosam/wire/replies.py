@@ -12,13 +12,14 @@ Rules
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from protosam.errors import Cancelled as CancelledError
 from protosam.errors import InvalidInput, ProtoSAMError, from_kind
 from protosam.extents import BoolArray, Extent, unpack_bits
 from protosam.intensity import Window
+from protosam.mending import CleanUpReport
 from protosam.wire.fields import ModelInfo
 
 VOLUME_NOT_OPEN = "VolumeNotOpen"
@@ -130,6 +131,8 @@ class Result(Reply):
     """Seconds by step; "total" is always there."""
     notes: tuple[str, ...]
     """Sentences for the user, of a step down after running out of memory for example."""
+    clean_up: CleanUpReport = field(default_factory=CleanUpReport)
+    """What each step of the clean-up has done; empty from a worker that does not say so."""
 
     def __post_init__(self) -> None:
         if self.extent is None:

@@ -12,12 +12,13 @@ Rules
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from protosam.errors import InvalidInput
 from protosam.extents import Extent, VoxelArray
 from protosam.geometry import FloatArray, PointKJI
 from protosam.intensity import Window
+from protosam.mending import CleanUp
 from protosam.prompts import PromptSet
 from protosam.wire.replies import (
     CancelTaken,
@@ -32,9 +33,6 @@ from protosam.wire.replies import (
     VolumeClosed,
     VolumeOpened,
 )
-
-if TYPE_CHECKING:
-    from protosam.masks import CleanUp
 
 MAX_UID = 128
 """Longest identity of a volume, target or adapter in characters."""

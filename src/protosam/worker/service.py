@@ -19,7 +19,7 @@ from pathlib import Path
 from protosam.errors import ModelUnavailable, OutOfMemory
 from protosam.extents import pack_bits
 from protosam.geometry import Volume
-from protosam.masks import CleanUp
+from protosam.mending import CleanUp
 from protosam.models.disk_cache import DiskStore, default_folder
 from protosam.models.embeddings import EmbeddingCache
 from protosam.models.load import DEFAULT_MODEL, load_model
@@ -196,4 +196,5 @@ class ModelEngine:
             digest=model.digest,
             timings_s={"total": answer.elapsed_s},
             notes=answer.notes,
+            clean_up=answer.clean_up,
         )
