@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv with ProtoSAM (editable), the Slicer core library and the development tools in it,
+# Makes .venv with ProtoSAM (editable), the browser page and the development tools in it,
 # at the versions of constraints.txt. Does nothing where that was done before: the stamp in .venv
 # holds the digest of everything that decides what is installed.
 set -eu
@@ -71,6 +71,6 @@ rm -f "$stamp"
 echo "setup: installing the libraries (PyTorch is large; this is done once)"
 pip=".venv/bin/python -m pip --disable-pip-version-check --quiet"
 $pip install --constraint constraints.txt hatchling editables
-$pip install --constraint constraints.txt --no-build-isolation --editable ".[slicer,dev]"
+$pip install --constraint constraints.txt --no-build-isolation --editable ".[app,dev]"
 echo "$wanted" >"$stamp"
 echo "setup: done; the command is .venv/bin/protosam"

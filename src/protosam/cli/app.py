@@ -13,6 +13,7 @@ import typer
 
 from protosam import __version__
 from protosam.cli import evaluate, options, train, weights
+from protosam.cli.app_command import app_command
 from protosam.cli.options import (
     BUILT_IN_MODEL,
     AdapterOption,
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.add_typer(weights.app, name="weights")
 app.command("evaluate")(evaluate.evaluate)
 app.command("train-base")(train.train_base)
+app.command("app")(app_command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -74,6 +76,8 @@ def segment(  # noqa: PLR0913 - each option of the command is a parameter
     window: options.WindowOption = "auto",
     closing_mm: options.ClosingOption = 0.0,
     opening_mm: options.OpeningOption = 0.0,
+    smoothing_mm: options.SmoothingOption = 0.0,
+    bodies: options.BodiesOption = 0,
     islands: options.IslandsOption = False,
     holes: options.HolesOption = False,
     name: options.NameOption = "segment",
@@ -83,7 +87,7 @@ def segment(  # noqa: PLR0913 - each option of the command is a parameter
     from protosam.cli.engines import Choice
     from protosam.cli.segment import Order
     from protosam.cli.segment import segment as carry_out
-    from protosam.masks import CleanUp
+    from protosam.mending import CleanUp
 
     order = Order(
         image=image,
@@ -94,7 +98,14 @@ def segment(  # noqa: PLR0913 - each option of the command is a parameter
         scope=scope.value,
         axis=axis,
         window=window,
-        clean_up=CleanUp(not islands, not holes, closing_mm, opening_mm),
+        clean_up=CleanUp(
+            remove_islands=not islands,
+            fill_holes=not holes,
+            closing_mm=closing_mm,
+            opening_mm=opening_mm,
+            smoothing_mm=smoothing_mm,
+            bodies=bodies,
+        ),
         name=name,
         choice=Choice(model, adapter, device, weights_dir),
         use_worker=not no_worker,

@@ -1,0 +1,199 @@
+"""What buttons and keys ask for, by name.
+
+Rules
+-----
+* A name from the page is looked up in `ACTIONS`; nothing else of the program can be called by it.
+* Arguments come from the page and are checked here. An unknown name is an error with a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from protosam.errors import InvalidInput
+from protosam_app.app import App
+from protosam_app.mouse import Tool
+from protosam_app.pointer import TOOLS
+from protosam_app.views import PLANES, SPACE
+
+LAYERS = {"opacity": "SetOpacity2DFill", "outline": "SetOpacity2DOutline"}
+
+
+def act(app: App, name: str, *arguments: Any) -> None:
+    """Do what the page asks for.
+
+    Parameters
+    ----------
+    app : App
+    name : str
+        A name of `ACTIONS`, or one with its argument: ``tool:box``.
+    *arguments
+        Further ones from the page.
+    """
+    action, _, given = name.partition(":")
+    try:
+        if action not in ACTIONS:
+            raise InvalidInput(f"The page asked for {action!r}, which is not known.", "Reload it.")
+        ACTIONS[action](app, *((given,) if given else ()), *arguments)
+    except InvalidInput as error:
+        app.tell(error)
+    except (TypeError, ValueError) as error:
+        app.tell(InvalidInput(f"The page asked wrongly for {action!r}: {error}", "Reload it."))
+    app.controller.refresh()
+    app.touch()
+
+
+def _tool(app: App, tool: str) -> None:
+    found: dict[str, Tool] = {one: one for one in TOOLS}
+    if tool not in found:
+        raise InvalidInput(f"There is no tool {tool!r}.", "Reload the page.")
+    app.pointer.choose(found[tool])
+
+
+def _scope(app: App, scope: str = "") -> None:
+    other = "slice" if app.stage.setting("Scope") == "volume" else "volume"
+    _setting(app, "Scope", scope or other, ("slice", "volume"))
+
+
+def _setting(app: App, name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidInput(f"{name} cannot be {value!r}.", f"Choose {' or '.join(allowed)}.")
+    app.stage.set_setting(name, value)
+
+
+def _model_window(app: App, value: str) -> None:
+    _setting(app, "Window", value, ("automatic", "view"))
+    app.controller.rerun()
+
+
+def _undo(app: App) -> None:
+    locked = [row.id for row in app.segments.rows() if row.locked]
+    app.controller.undo()
+    _settle(app, locked)
+
+
+def _redo(app: App) -> None:
+    locked = [row.id for row in app.segments.rows() if row.locked]
+    app.controller.redo()
+    _settle(app, locked)
+
+
+def _settle(app: App, locked: list[str]) -> None:
+    """Keep locks, and have a segment selected; undo knows nothing of either."""
+    for row in app.segments.rows():
+        if row.locked != (row.id in locked):
+            app.segments.toggle_locked(row.id)
+    app.segments.keep_selected()
+
+
+def _escape(app: App) -> None:
+    if app.pointer.give_up() or app.controller.cancel():
+        return
+    app.close_alert(0)
+
+
+def _remove_last(app: App) -> None:
+    if app.prompt_order:
+        app.controller.remove(app.prompt_order[-1])
+
+
+def _segment(app: App, segment_id: str) -> str:
+    return segment_id or app.segments.selected
+
+
+def _show(app: App, segment_id: str = "") -> None:
+    app.segments.toggle_visible(_segment(app, segment_id))
+
+
+def _lock(app: App, segment_id: str = "") -> None:
+    app.segments.toggle_locked(_segment(app, segment_id))
+
+
+def _slice(app: App, by: str) -> None:
+    if app.pointer.active in PLANES and app.stage.volume is not None:
+        app.views.step(app.pointer.active, int(by))
+
+
+def _set_slice(app: App, name: str, index: float) -> None:
+    if name in PLANES and app.stage.volume is not None:
+        app.pointer.touched(name)
+        app.views.set_slice(name, int(index))
+
+
+def _enlarge(app: App, name: str = "") -> None:
+    name = name or app.pointer.active
+    if name in (*PLANES, SPACE):
+        app.enlarged = "" if app.enlarged else name
+        app.pointer.touched(name)
+
+
+def _linked(app: App) -> None:
+    app.pointer.linked = not app.pointer.linked
+    app.pointer.redraw_all()
+
+
+def _window(app: App, low: float, high: float) -> None:
+    app.stage.set_window(float(low), float(high))
+
+
+def _layer(app: App, name: str, value: float) -> None:
+    if app.stage.segmentation is not None and name in LAYERS:
+        display = app.stage.segmentation.GetDisplayNode()
+        getattr(display, LAYERS[name])(min(max(float(value), 0.0), 1.0))
+
+
+def _restart(app: App) -> None:
+    app.client.restart()
+    app.controller.worker_changed()
+
+
+def _move(right: int, up: int) -> Callable[..., None]:
+    def move(app: App, by: str = "1") -> None:
+        app.pointer.move_key(right * int(by), up * int(by))
+
+    return move
+
+
+ACTIONS: dict[str, Callable[..., object]] = {
+    "tool": _tool,
+    "scope": _scope,
+    "model_window": _model_window,
+    "undo": _undo,
+    "redo": _redo,
+    "escape": _escape,
+    "cancel": lambda app: app.controller.cancel(),
+    "clear": lambda app: app.controller.clear(),
+    "keep": lambda app: app.controller.seal(),
+    "remove": lambda app, prompt_id: app.controller.remove(str(prompt_id)),
+    "remove_last": _remove_last,
+    "add": lambda app: app.segments.add(),
+    "select": lambda app, one: app.segments.select(str(one)),
+    "next": lambda app: app.segments.step(1),
+    "previous": lambda app: app.segments.step(-1),
+    "rename": lambda app, one, name: app.segments.rename(str(one), str(name)),
+    "colour": lambda app, one, colour: app.segments.colour(str(one), str(colour)),
+    "show": _show,
+    "lock": _lock,
+    "delete": lambda app, one: app.segments.delete(str(one)),
+    "keep_others": lambda app, keep: app.segments.set_keep_others(bool(keep)),
+    "slice": _slice,
+    "set_slice": _set_slice,
+    "view": lambda app: app.pointer.next_view(),
+    "enlarge": _enlarge,
+    "fit": lambda app: app.views.fit_all(),
+    "linked": _linked,
+    "window": _window,
+    "layer": _layer,
+    "volume": lambda app, one: app.choose_volume(str(one)),
+    "close_volume": lambda app: app.close_volume(),
+    "model": lambda app, name: app.choose_model(str(name)),
+    "restart": _restart,
+    "close_alert": lambda app, one: app.close_alert(int(one)),
+    "press": lambda app, how="": app.pointer.press_key(opposite=how == "opposite"),
+    "left": _move(-1, 0),
+    "right": _move(1, 0),
+    "up": _move(0, 1),
+    "down": _move(0, -1),
+}
+"""Every action; `save` and `help` are the page's own."""

@@ -1,0 +1,142 @@
+"""From a path to a volume that can be shown: image files, DICOM folders, archives of either.
+
+Rules
+-----
+* Everything here may take seconds and runs beside the event loop; nothing of the scene is touched.
+* Archives must have been unpacked by `uploads`, which knows how to do that safely.
+* What cannot be trusted is refused by one sentence; file names stay out of the messages of DICOM
+  series, because they often hold names of patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from protosam.errors import InvalidInput, UnreadableFile
+from protosam.extents import VoxelArray
+from protosam.geometry import Volume
+from protosam.intensity import Window, auto_window
+from protosam.volume_io import READABLE_ENDINGS, read_volume
+from protosam_app.dicom_series import find_series, read_series
+
+MAX_LOOSE_FILES = 20_000
+"""A folder with more files is not looked through; series have a few hundred."""
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A volume as it was read, with what the page says about it."""
+
+    name: str
+    """What the picker shows."""
+    volume: Volume
+    """Voxels of a type that VTK holds, in one piece of memory."""
+    window: Window
+    """To show it with at first."""
+    note: str = ""
+    """A sentence about a choice that was made, or empty."""
+
+
+def open_path(path: Path, *, name: str = "", unpack: Callable[[Path], Path]) -> Opened:
+    """Read a file, a folder or an archive.
+
+    Parameters
+    ----------
+    path : Path
+    name : str, optional
+        For the picker, instead of the file's own.
+    unpack : callable
+        Gets an archive and returns the folder with its files.
+
+    Raises
+    ------
+    UnreadableFile
+        There is nothing that can be read.
+    InvalidInput
+        It is no scalar volume, or its geometry cannot be trusted.
+    StorageFailure
+        There is no room to unpack it.
+    """
+    if path.is_dir():
+        return _open_folder(path, name or path.name)
+    if path.name.lower().endswith(".zip"):
+        return _open_folder(unpack(path), name or path.stem)
+    if _is_dicom(path):
+        return _open_series([path], name or path.stem)
+    return shown(read_volume(path), name or _stem(path))
+
+
+def shown(volume: Volume, name: str, note: str = "") -> Opened:
+    """Make a volume ready to be shown."""
+    voxels = _for_vtk(volume.voxels)
+    ready = volume if voxels is volume.voxels else Volume(voxels, volume.affine, volume.uid)
+    return Opened(name, ready, auto_window(voxels), note)
+
+
+def _open_folder(folder: Path, name: str) -> Opened:
+    """One image file, an image with its data file beside it, or a DICOM series."""
+    files = _files(folder)
+    images = [one for one in files if _stem(one) != one.name and not one.name.startswith(".")]
+    if len(images) == 1:
+        return shown(read_volume(images[0]), name or _stem(images[0]))
+    if images:
+        raise InvalidInput(
+            f"There are {len(images)} images in it, wanted one.", "Open one of the files by itself."
+        )
+    return _open_series(files, name)
+
+
+def _open_series(files: Sequence[Path], name: str) -> Opened:
+    found = find_series(files)
+    volume = read_series(found.chosen)
+    note = ""
+    if found.others:
+        note = (
+            f"There are {found.others + 1} series in it; the largest one was opened, "
+            f"with {len(found.chosen.files)} slices."
+        )
+    return shown(volume, name, note)
+
+
+def _files(folder: Path) -> list[Path]:
+    files: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            files.append(path)
+        if len(files) > MAX_LOOSE_FILES:
+            raise InvalidInput(
+                f"There are more than {MAX_LOOSE_FILES} files in that folder.",
+                "Open the folder of one study.",
+            )
+    if not files:
+        raise UnreadableFile("There are no files in it.", "Choose a folder with an image.")
+    return files
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file says of itself that it is DICOM, or has no ending that we know."""
+    if not path.is_file() or _stem(path) != path.name:
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _stem(path: Path) -> str:
+    """File name without an ending that we know; the whole name if there is none."""
+    lower = path.name.lower()
+    ending = max((one for one in READABLE_ENDINGS if lower.endswith(one)), key=len, default="")
+    return path.name[: len(path.name) - len(ending)] if ending else path.name
+
+
+def _for_vtk(voxels: VoxelArray) -> VoxelArray:
+    """Voxels in one piece of memory, of a type that VTK has."""
+    if voxels.dtype == np.bool_:
+        voxels = voxels.astype(np.uint8)
+    elif voxels.dtype == np.float16:
+        voxels = voxels.astype(np.float32)
+    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    return np.ascontiguousarray(native)

@@ -1,0 +1,132 @@
+"""What the page shows, as plain values by name, read from the scene and the controller's status.
+
+Rules
+-----
+* Reading only; the same scene gives the same values. Who pushes them to a browser is not known.
+* Names here are the names in the page's templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from protosam.scene import Status
+from protosam_app.segments import Segments, ml_of
+from protosam_app.stage import Stage
+from protosam_app.views import PLANES, Views
+
+Values = dict[str, object]
+
+WORKER_TEXTS = {
+    "stopped": "Not started",
+    "starting": "Starting",
+    "ready": "Ready",
+    "refused": "Not working",
+    "closed": "Closed",
+}
+
+CT_WINDOWS: tuple[tuple[str, float, float], ...] = (
+    ("Soft tissue", -160.0, 240.0),
+    ("Lung", -1350.0, 150.0),
+    ("Bone", -450.0, 1050.0),
+    ("Brain", 0.0, 80.0),
+)
+"""Windows by name, in HU."""
+
+
+def status_values(status: Status, last_ms: int | None) -> Values:
+    """Hint line, status chip, list of prompts."""
+    progress = -1 if status.progress is None else round(100 * status.progress)
+    word = "Working" if status.busy and status.worker == "ready" else WORKER_TEXTS[status.worker]
+    parts = [word, status.model, "" if last_ms is None else _time_text(last_ms)]
+    memory = "" if status.memory_mb is None else f"{status.memory_mb:.0f} MB"
+    details = [
+        ("Model", status.model),
+        ("Device", status.device),
+        ("Memory of the worker", memory),
+        ("Last answer", "" if last_ms is None else _time_text(last_ms)),
+        ("of it in the worker", _seconds_text(status.elapsed_s)),
+        ("Model's own estimate", "" if status.score is None else f"{status.score:.2f}"),
+        ("Contrast it saw", _window_text(status.window)),
+    ]
+    return {
+        "hint": status.hint,
+        "hint_key": status.hint_key,
+        "busy": status.busy,
+        "progress": progress,
+        "progress_text": status.progress_text,
+        "can_cancel": status.can_cancel,
+        "can_clear": status.can_clear,
+        "notes": list(status.notes),
+        "worker": status.worker,
+        "chip": "  ·  ".join(part for part in parts if part),
+        "chip_text": status.worker_text,
+        "chip_rows": [{"name": name, "text": text} for name, text in details if text],
+        "prompts": [asdict(row) for row in status.prompts],
+        "model_loaded": status.model,
+    }
+
+
+def scene_values(stage: Stage, segments: Segments, counts: Mapping[str, int]) -> Values:
+    """Volumes, segments and how they are shown."""
+    grid = segments.grid()
+    rows: list[Values] = []
+    for row in segments.rows():
+        ml = "" if grid is None else _ml_text(ml_of(counts.get(row.id, 0), grid))
+        rows.append({**asdict(row), "ml": ml})
+    display = stage.display()
+    window: Values = {"window_low": 0.0, "window_high": 1.0, "range_low": 0.0, "range_high": 1.0}
+    if display is not None:
+        window = {
+            "window_low": _short(display.low),
+            "window_high": _short(display.high),
+            "range_low": _short(display.range_low),
+            "range_high": _short(display.range_high),
+        }
+    fill, outline = stage.layers()
+    presets = CT_WINDOWS if display is not None and display.is_ct else ()
+    return {
+        "volumes": [{"id": one.GetID(), "name": one.GetName()} for one in stage.volumes],
+        "volume_id": "" if stage.volume is None else stage.volume.GetID(),
+        "segments": rows,
+        "segment_id": segments.selected,
+        "has_mask": any(counts.get(one, 0) for one in segments.ids()),
+        "keep_others": segments.keeps_others,
+        "can_undo": bool(stage.logic.CanUndo()),
+        "can_redo": bool(stage.logic.CanRedo()),
+        "scope": stage.setting("Scope"),
+        "layer_opacity": fill,
+        "layer_outline": outline,
+        "model_window": stage.setting("Window"),
+        "presets": [{"name": name, "low": low, "high": high} for name, low, high in presets],
+        **window,
+    }
+
+
+def view_values(views: Views) -> Values:
+    """Letters and slice numbers of the planes."""
+    return {f"plane_{name}": asdict(views.plane(name)) for name in PLANES}
+
+
+def _time_text(ms: int) -> str:
+    return f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
+
+
+def _seconds_text(seconds: float | None) -> str:
+    return "" if seconds is None else _time_text(round(1000 * seconds))
+
+
+def _window_text(window: tuple[float, float] | None) -> str:
+    return "" if window is None else f"{window[0]:g} to {window[1]:g}"
+
+
+def _ml_text(ml: float) -> str:
+    if ml == 0:
+        return "empty"
+    return f"{ml:.0f} ml" if ml >= 100 else f"{ml:.1f} ml" if ml >= 1 else f"{ml:.2f} ml"
+
+
+def _short(number: float) -> float:
+    """As many digits as a slider needs."""
+    return float(f"{number:.5g}")

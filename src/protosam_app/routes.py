@@ -1,0 +1,106 @@
+"""What the page fetches besides its pictures: uploads in, files with segments out.
+
+Rules
+-----
+* Requests come through `guard` first. Handlers answer with a sentence, never with a traceback.
+* An upload is several files at most (a DICOM series); it is read as one volume and then removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+
+from aiohttp import BodyPartReader, web
+
+from protosam.errors import InvalidInput, ProtoSAMError
+from protosam_app.app import App
+from protosam_app.saving import ENDINGS, Format, take, write
+from protosam_app.uploads import CHUNK, safe_name
+
+
+class Routes:
+    """Handlers for one application.
+
+    Parameters
+    ----------
+    app : App
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def table(self) -> list[web.RouteDef]:
+        """Routes for aiohttp."""
+        return [
+            web.post("/upload", self.upload),
+            web.get("/download/{form}", self.download),
+            web.get("/favicon.ico", _no_content),
+        ]
+
+    async def upload(self, request: web.Request) -> web.Response:
+        """Take files and open them as one volume."""
+        inbox = self._app.inbox
+        folder = inbox.new_folder()
+        try:
+            name = await self._receive(request, folder)
+            opened = await self._app.open(_what_to_open(folder), name)
+        except ProtoSAMError as error:
+            self._app.tell(error)
+            opened = False
+        finally:
+            inbox.remove(folder)
+        return web.json_response({"opened": opened})
+
+    async def download(self, request: web.Request) -> web.StreamResponse:
+        """Give the segments as a file."""
+        asked = request.match_info["form"]
+        form: Format | None = next((one for one in ENDINGS if one == asked), None)
+        if form is None:
+            return web.Response(status=HTTPStatus.NOT_FOUND, text="No such file.\n")
+        app, folder = self._app, self._app.inbox.new_folder()
+        try:
+            picture = take(app.stage, app.segments)
+            path = await app.beside(partial(write, picture, folder, form))
+            body = await app.beside(path.read_bytes)
+        except ProtoSAMError as error:
+            app.tell(error)
+            return web.json_response({"message": str(error)}, status=HTTPStatus.CONFLICT)
+        finally:
+            app.inbox.remove(folder)
+        name = picture.file_name(form).encode("ascii", "replace").decode().replace("?", "_")
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return web.Response(body=body, content_type="application/octet-stream", headers=headers)
+
+    async def _receive(self, request: web.Request, folder: Path) -> str:
+        """Write the files of an upload; return a name for the volume."""
+        if not request.content_type.startswith("multipart/"):
+            raise InvalidInput("The upload holds no files.", "Choose files to open.")
+        taken, names = 0, []
+        async for part in await request.multipart():
+            if isinstance(part, BodyPartReader) and part.filename:
+                taken = await self._app.inbox.save(
+                    folder, part.filename, _chunks(part), taken_bytes=taken
+                )
+                names.append(part.filename)
+        if not names:
+            raise InvalidInput("The upload holds no files.", "Choose files to open.")
+        top = names[0].replace("\\", "/").split("/")[0]
+        return safe_name(top) if len(names) > 1 else ""
+
+
+def _what_to_open(folder: Path) -> Path:
+    """Choose the single file, or the folder of several."""
+    files = list(folder.iterdir())
+    return files[0] if len(files) == 1 else folder
+
+
+async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
+    while chunk := await part.read_chunk(CHUNK):
+        yield chunk
+
+
+async def _no_content(_: web.Request) -> web.Response:
+    return web.Response(status=HTTPStatus.NO_CONTENT)
