@@ -1,20 +1,27 @@
-"""Times and memory that a user feels, through the real worker: `python benchmarks/speed.py`.
+"""Times and memory that a user feels, and how much faster than its model SAM's code is.
 
-Every figure goes the whole way: request frame, worker, model, reply frame. The images are made
-here (an ellipsoid in noise), so that anyone can repeat the run; what is looked at is time, not
-accuracy. Prints a table and writes JSON.
+`python benchmarks/speed.py` measures the first through the real worker and the second against
+`segment_anything` (`speed_sam.py`); `--quick` only the second, within five minutes.
+
+Every figure of the first kind goes the whole way: request frame, worker, model, reply frame. The
+images are made here (an ellipsoid in noise), so that anyone can repeat the run; what is looked at
+is time, not accuracy. Prints a table and writes JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
+import speed_sam
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +40,21 @@ WANTED_S = {
     "open 512x512x600 int16": 3.0,
 }
 """What each may take on two cores, in seconds; None where nothing was promised."""
+
+WANTED_RATIOS = {
+    "encoder_ratio_vit_b": ">= 2.5",
+    "encoder_ratio_vit_b_float32": "",
+    "encoder_ratio_vit_b_half_resolution": ">= 8",
+    "decoder_ratio": ">= 3",
+    "embedding_rel_error": "<= 1e-4",
+    "embedding_rel_error_bf16": "<= 2e-2",
+    "mask_iou": ">= 0.98",
+    "mask_iou_lowest": "",
+}
+"""What the comparison is to show on a processor with bfloat16."""
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Where real slices are looked for."""
 
 REPEATS = 7
 """Runs of the short figures; the median is reported."""
@@ -105,11 +127,8 @@ def large_volume(client: WorkerClient) -> tuple[float, float]:
     return opened, worker.memory_info().rss / 1e9
 
 
-def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    out = parser.parse_args().json
+def felt_figures() -> dict[str, Any]:
+    """Measure through the worker, and print."""
     figures: dict[str, float] = {}
     with WorkerClient() as client:
         begin = time.perf_counter()
@@ -128,15 +147,60 @@ def main() -> None:
         table.add_row(name, f"{seconds:.2f}", "" if wanted is None else f"{wanted:.1f}")
     table.add_row("memory of the worker after it", f"{memory_gb:.1f} GB", "4.0 GB")
     Console().print(table)
-    if out is not None:
-        machine = this_machine().to_json()
-        facts = {
-            "seconds": figures,
-            "worker_gb": memory_gb,
-            "slices": slices,
-            "machine": machine,
-        }
-        out.write_text(json.dumps(facts, indent=1), "utf-8")
+    return {"seconds": figures, "worker_gb": memory_gb, "slices": slices}
+
+
+def ratio_figures(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare with `segment_anything`, and print."""
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    begin = time.perf_counter()
+    base = speed_sam.compare("vit_b", device, rounds=options.rounds, weights=options.weights)
+    agreed = speed_sam.mask_agreement(options.data) if options.data.is_dir() else []
+    figures: dict[str, Any] = {
+        "encoder_ratio_vit_b": base["encoder_ratio"],
+        "decoder_ratio": base["decoder_ratio"],
+        "embedding_rel_error": base["embedding_rel_error"],
+        "embedding_rel_error_bf16": base["embedding_rel_error_bf16"],
+        "encoder_ratio_vit_b_float32": base["encoder_ratio_float32"],
+        "encoder_ratio_vit_b_half_resolution": base["encoder_ratio_half_resolution"],
+        "mask_iou": statistics.fmean(agreed) if agreed else None,
+        "mask_iou_lowest": min(agreed, default=None),
+        "mask_iou_slices": len(agreed),
+        "vit_b": base,
+        "threads": options.threads,
+        "device": options.device,
+        "random_weights": options.weights is None,
+        "load_average": os.getloadavg(),
+    }
+    if options.vit_h:
+        figures["vit_h"] = speed_sam.compare("vit_h", device, rounds=1)
+    figures["took_seconds"] = time.perf_counter() - begin
+    table = Table("figure", "value", "wanted")
+    for name, wanted in WANTED_RATIOS.items():
+        value = figures[name]
+        table.add_row(name, "not measured" if value is None else f"{value:.3g}", wanted)
+    Console().print(table)
+    return figures
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--quick", action="store_true", help="only the comparison, ViT-B")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each encoder")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
+    parser.add_argument("--weights", type=Path, help="ViT-B weights; random ones if not given")
+    parser.add_argument("--vit-h", action="store_true", help="compare ViT-H too: 8 GB, minutes")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
+    options = parser.parse_args()
+    facts: dict[str, Any] = {} if options.quick else felt_figures()
+    facts |= ratio_figures(options)
+    facts["machine"] = this_machine().to_json()
+    if options.json is not None:
+        options.json.write_text(json.dumps(facts, indent=1), "utf-8")
 
 
 if __name__ == "__main__":

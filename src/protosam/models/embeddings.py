@@ -13,6 +13,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from protosam import __version__
 from protosam.errors import InvalidInput
 from protosam.models.disk_cache import DiskStore
 from protosam.models.planes import Planes, Rect
-from protosam.models.slice_model import SliceEmbedding, SliceModel
+from protosam.models.slice_model import SliceEmbedding, SliceModel, WorksAhead
 
 DEFAULT_LIMIT_BYTES = 1 << 30
 """Memory for embeddings: about 800 slices of the built-in model in bfloat16."""
@@ -124,6 +125,10 @@ class Embedder:
     ) -> None:
         self._model, self._planes, self._cache = model, planes, cache
         self._batch_size = 1 if one_at_a_time else model.batch_size
+        self._worker: WorksAhead | None = None
+        if not one_at_a_time and isinstance(model, WorksAhead) and model.lookahead > 0:
+            self._worker = model
+        self._begun: dict[EmbeddingKey, Future[SliceEmbedding]] = {}
 
     def has(self, index: int, rect: Rect) -> bool:
         """Whether the embedding of a slice is there already; brings it in from the disk."""
@@ -137,13 +142,32 @@ class Embedder:
         return found
 
     def prefetch(self, indices: Sequence[int], rect: Rect) -> None:
-        """Embed the next slices in one batch, if the first of them is not there."""
-        if indices and not self.has(indices[0], rect):
+        """Embed the next slices: beside the caller's work, or in one batch.
+
+        In a batch it is done now, and only if the first of them is not there.
+        """
+        if self._worker is not None:
+            self._begin(self._worker, indices[: 1 + self._worker.lookahead], rect)
+        elif indices and not self.has(indices[0], rect):
             near = indices[: self._batch_size]
             self._make([z for z in near if not self.has(z, rect)], rect)
 
+    def _begin(self, worker: WorksAhead, indices: Sequence[int], rect: Rect) -> None:
+        """Have these embeddings made; what was begun for others and still waits is dropped."""
+        wanted = {self._key(z, rect): z for z in indices}
+        for key in [k for k in self._begun if k not in wanted]:
+            if self._begun[key].cancel() or self._begun[key].done():
+                del self._begun[key]
+        for key, z in wanted.items():
+            if key not in self._begun and self._cache.get(key) is None:
+                stack = self._stack(z, rect)
+                self._begun[key] = worker.embed_later(stack, self._planes.spacing_rc_mm)
+
     def _find(self, index: int, rect: Rect) -> SliceEmbedding | None:
         key = self._key(index, rect)
+        begun = self._begun.pop(key, None)
+        if begun is not None:
+            self._cache.put(key, begun.result())
         found = self._cache.get(key)
         if found is None and self._disk is not None:
             found = self._read(self._disk, key)

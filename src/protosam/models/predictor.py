@@ -4,15 +4,15 @@ Owns SAM's own frame: (x, y) in pixels of the padded input square, where x runs 
 It never leaves this module; callers speak (row, col) of the image, with pixel centres at
 integers. Knows nothing of files, volumes or affines.
 
-Answers equal those of `segment_anything.SamPredictor` (package segment-anything 1.0). As there,
-coordinates are scaled by the ratio of the sides, without a half-pixel shift; `sam_images.py` has
-the ways of the pixels.
+Answers equal those of `segment_anything.SamPredictor` (package segment-anything 1.0) to rounding.
+As there, coordinates are scaled by the ratio of the sides, without a half-pixel shift.
+`sam_images.py` has the ways of the pixels, `attention.py` and `sam_decoder.py` the arithmetic.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,13 +22,20 @@ import numpy.typing as npt
 import torch
 
 from protosam.errors import InvalidInput, InvalidPrompt, OutOfMemory
+from protosam.models.attention import Encoder, encode
 from protosam.models.cards import ModelCard
+from protosam.models.compiled import Compiled
+from protosam.models.precision import has_fast_bfloat16
 from protosam.models.sam import Sam
+from protosam.models.sam_decoder import SamDecoder
 from protosam.models.sam_images import Frame, to_image_grid, to_mask_input, to_square
 from protosam.models.slice_model import SliceAnswer, SliceEmbedding, SlicePrompts
 
 Float32Array = npt.NDArray[np.float32]
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+BATCH_SIZE = 4
+"""Images that a graphics card encodes at once."""
 
 STABILITY_OFFSET = 1.0
 """Logits by which the threshold is moved up and down for the stability score, as in
@@ -103,7 +110,7 @@ class SamSliceModel:
     Parameters
     ----------
     network : Sam
-        With its weights; moved to `device` and put in evaluation mode.
+        With its weights, halved or not; moved to `device` and put in evaluation mode.
     card : ModelCard
         How images are prepared and masks chosen.
     name : str
@@ -112,9 +119,9 @@ class SamSliceModel:
         Digest of the weights file, with the adapter's behind it if there is one.
     device : torch.device
         Where it runs.
-    precision : {"float32", "bfloat16", "float16"}
-        Of the image encoder alone. The prompt encoder and the decoder, which cost little,
-        stay in float32.
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        Of the image encoder and of the upscaling in the decoder; all else stays in float32.
+        ``auto``: bfloat16 where the device is faster with it.
 
     Notes
     -----
@@ -128,7 +135,6 @@ class SamSliceModel:
 
     context_slices = 0
     reads_neighbours = False
-    batch_size = 1  # `embed` takes them one after the other anyway
     worth_storing = True  # seconds to encode on a CPU, 3 ms to read (4 MB, one core of an EPYC)
 
     def __init__(
@@ -141,15 +147,13 @@ class SamSliceModel:
         device: torch.device,
         precision: Precision = "float32",
     ) -> None:
-        self.network = network.to(device).eval()
+        self.network = network.eval()
         self.card = card
         self.name = name
         self.weights_sha256 = weights_sha256
-        self.device = device
-        self.precision = precision
-        # Whatever changes an embedding is part of the identity, or a cache would mix them up.
-        identity = "\n".join((weights_sha256, precision, card.normalisation, card.resize))
-        self.digest = hashlib.sha256(identity.encode()).hexdigest()
+        self._wanted: Precision = precision
+        self._encode: Callable[[Encoder, torch.Tensor], torch.Tensor] = encode
+        self.to(device)
 
     @property
     def side(self) -> int:
@@ -161,7 +165,7 @@ class SamSliceModel:
         stacks: Float32Array,
         spacing_rc_mm: tuple[float, float],  # noqa: ARG002 - SAM sees pixels, not millimetres
     ) -> list[SamEmbedding]:
-        """Encode images, one after the other.
+        """Encode images.
 
         Parameters
         ----------
@@ -183,8 +187,9 @@ class SamSliceModel:
             )
         if not np.isfinite(stacks).all():
             raise InvalidInput("An image holds NaN or infinite values; wanted are 0 to 1.")
-        # One at a time: ViT-H's global attention alone takes 1 GB an image.
-        return [self._embed_one(image) for image in stacks[:, 0]]
+        step = self.batch_size
+        groups = (stacks[first : first + step] for first in range(0, len(stacks), step))
+        return [one for group in groups for one in self._embed(group)]
 
     def predict(self, embedding: SliceEmbedding, prompts: SlicePrompts) -> SliceAnswer:
         """Answer the prompts of one object.
@@ -208,12 +213,12 @@ class SamSliceModel:
             own,
             self.prompts_in_frame(prompts, own.frame),
             multimask=self.card.multimask and _is_ambiguous(prompts),
+            only_best=True,
         )
-        best = int(masks.scores.argmax())
-        logits = masks.logits[best]
+        logits = masks.logits[0]
         return SliceAnswer(
             logits=logits.cpu().numpy(),
-            score=float(masks.scores[best].clamp(0, 1)),
+            score=float(masks.scores[0].clamp(0, 1)),
             presence=_presence(logits),
         )
 
@@ -241,9 +246,24 @@ class SamSliceModel:
         return SamEmbedding(features, Frame((rows, columns), (input_rows, input_columns), side))
 
     def to(self, device: torch.device) -> None:
-        """Move the network; see `SliceModel.to`."""
+        """Move the network; precision, digest and size of batches follow; see `SliceModel.to`."""
         self.network.to(device)
         self.device = device
+        self.precision = self._wanted
+        if self.precision == "auto":
+            self.precision = "bfloat16" if has_fast_bfloat16(device) else "float32"
+        # A processor is as fast with one image as with several, and needs less memory.
+        self.batch_size = 1 if device.type == "cpu" else BATCH_SIZE
+        # Whatever changes an embedding is part of the identity, or a cache would mix them up.
+        facts = [self.weights_sha256, self.precision, self.card.normalisation, self.card.resize]
+        facts.append(str(self.side))
+        self.digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+        with torch.no_grad():
+            self._decoder = SamDecoder(self.network, getattr(torch, self.precision))
+
+    def compile(self) -> None:
+        """Let torch's compiler work on the encoder, if it can here; the first image takes long."""
+        self._encode = Compiled(encode)
 
     def prompts_in_frame(self, prompts: SlicePrompts, frame: Frame) -> SamPrompts:
         """Take prompts from the image's grid into SAM's own frame.
@@ -275,7 +295,14 @@ class SamSliceModel:
         return SamPrompts(points, labels, box, prior)
 
     @torch.no_grad()
-    def decode(self, embedding: SamEmbedding, prompts: SamPrompts, *, multimask: bool) -> SamMasks:
+    def decode(
+        self,
+        embedding: SamEmbedding,
+        prompts: SamPrompts,
+        *,
+        multimask: bool,
+        only_best: bool = False,
+    ) -> SamMasks:
         """Run the prompt encoder and the mask decoder.
 
         Parameters
@@ -286,6 +313,8 @@ class SamSliceModel:
             In SAM's own frame.
         multimask : bool
             Three masks for an ambiguous prompt, otherwise one.
+        only_best : bool
+            Give only the mask of highest score; the others are not brought to the image's grid.
         """
         with _device_errors(self.device):
             points = None
@@ -294,14 +323,16 @@ class SamSliceModel:
             sparse, dense = self.network.prompt_encoder(
                 points=points, boxes=prompts.box_xyxy, masks=prompts.mask_input
             )  # (1, tokens, 256), (1, 256, side / 16, side / 16)
-            low_res, scores = self.network.mask_decoder(
-                image_embeddings=embedding.features.to(self.device),
-                image_pe=self.network.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=multimask,
+            low_res, scores = self._decoder.decode(
+                embedding.features.to(self.device),
+                sparse,
+                None if prompts.mask_input is None else dense,
+                multimask=multimask,
             )  # (1, m, side / 4, side / 4), (1, m)
-            logits = to_image_grid(low_res, embedding.frame, self.network, self.card)
+            if only_best:
+                best = scores.argmax(dim=1)
+                low_res, scores = low_res[:, best], scores[:, best]
+            logits = to_image_grid(low_res, embedding.frame, self.card)
             return SamMasks(logits[0], scores[0], low_res[0])
 
     def _own(self, embedding: SliceEmbedding) -> SamEmbedding:
@@ -313,16 +344,21 @@ class SamSliceModel:
         return embedding
 
     @torch.no_grad()
-    def _embed_one(self, image: Float32Array) -> SamEmbedding:
-        square, frame = to_square(image, self.network, self.card)  # (1, 3, side, side)
+    def _embed(self, stacks: Float32Array) -> list[SamEmbedding]:
+        """Encode (b, 1, H, W) images at once."""
+        squares = [to_square(image, self.network, self.card) for image in stacks[:, 0]]
         lower = self.precision != "float32"
         dtype = getattr(torch, self.precision) if lower else None
         with (
             _device_errors(self.device),
             torch.autocast(self.device.type, dtype=dtype, enabled=lower),
         ):
-            features = self.network.image_encoder(square)
-        return SamEmbedding(features.float(), frame)
+            batch = torch.cat([square for square, _ in squares])  # (b, 3, side, side)
+            features = self._encode(self.network.image_encoder, batch).float()
+        frames = [frame for _, frame in squares]
+        # Cloned, or one slice that is kept would keep the memory of all.
+        apart = [features] if len(frames) == 1 else [one[None].clone() for one in features]
+        return [SamEmbedding(f, frame) for f, frame in zip(apart, frames, strict=True)]
 
 
 def _xy_of(points_rc: npt.ArrayLike, frame: Frame) -> Float32Array:

@@ -29,6 +29,9 @@ PRIOR_LIMIT = 10.0
 """Priors are clamped to this many logits either way, and the padding holds its negative: a
 certainty that later clicks can still overrule."""
 
+LOW_RES_STEP = 4
+"""Pixels of the square per pixel of the decoder's masks."""
+
 PROBABILITY_FLOOR = 1e-6
 """Keeps the logit of a probability of 0 or 1 finite (+-13.8)."""
 
@@ -94,9 +97,7 @@ def to_square(
     return square[None], Frame((rows, columns), (resized.shape[1], resized.shape[2]), side)
 
 
-def to_image_grid(
-    low_res: torch.Tensor, frame: Frame, network: Sam, card: ModelCard
-) -> torch.Tensor:
+def to_image_grid(low_res: torch.Tensor, frame: Frame, card: ModelCard) -> torch.Tensor:
     """Bring the decoder's masks to the image's own grid.
 
     Parameters
@@ -105,8 +106,6 @@ def to_image_grid(
         Logits over the square.
     frame : Frame
         Where the image lies in the square.
-    network : Sam
-        The network that gave them.
     card : ModelCard
         Tells the way of resizing.
 
@@ -121,9 +120,15 @@ def to_image_grid(
             low_res.sigmoid(), frame.original_size, mode="bilinear", align_corners=False
         )
         return torch.logit(probability, eps=PROBABILITY_FLOOR)
-    return torch.as_tensor(
-        network.postprocess_masks(low_res, frame.input_size, frame.original_size)
+    # As `Sam.postprocess_masks`, but the padding is not enlarged only to be cut off.
+    height, width = frame.input_size
+    rows, columns = (-(-pixels // LOW_RES_STEP) + 1 for pixels in (height, width))
+    filled = low_res[:, :, :rows, :columns]
+    large = F.interpolate(
+        filled, scale_factor=float(LOW_RES_STEP), mode="bilinear", align_corners=False
     )
+    inner = large[:, :, :height, :width]
+    return F.interpolate(inner, frame.original_size, mode="bilinear", align_corners=False)
 
 
 def to_mask_input(

@@ -9,8 +9,9 @@ never leaves the backbone. Knows nothing of volumes, affines or prompts' ids.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -154,4 +155,31 @@ class SliceModel(Protocol):
 
     def to(self, device: torch.device) -> None:
         """Move the model; embeddings made before cannot be used any more."""
+        ...
+
+
+@runtime_checkable
+class WorksAhead(Protocol):
+    """A slice model that can encode slices while its caller goes on.
+
+    Attributes
+    ----------
+    lookahead : int
+        Slices that are worth encoding ahead; 0 if none are, as the model lies now.
+    """
+
+    lookahead: int
+
+    def embed_later(
+        self, stack: npt.NDArray[np.float32], spacing_rc_mm: tuple[float, float]
+    ) -> Future[SliceEmbedding]:
+        """Begin to encode one image.
+
+        Parameters
+        ----------
+        stack : (2 * context_slices + 1, H, W) float32
+            As for `SliceModel.embed`; the embedding will be the same.
+        spacing_rc_mm : (float, float)
+            Distance of rows and of columns in mm.
+        """
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,9 +24,12 @@ from torch.nn import functional as F
 
 from protosam.errors import InvalidInput, InvalidPrompt, WeightsRefused
 from protosam.models.geodesic import edge_cost
+from protosam.models.lanes import MAX_LANES, Lanes
+from protosam.models.precision import has_fast_bfloat16
 from protosam.models.prompt_maps import FramePrompts, draw
 from protosam.models.slice_model import SliceAnswer, SliceEmbedding, SlicePrompts
 from protosam.models.tiny import STRIDE, Features, TinySAM, TinySettings, choose_mask
+from protosam.models.tiny_decoder import TinyDecoder
 
 SIDE_RANGE = (128, 256)
 """Shortest and longest side of the frame in pixels; both were trained at."""
@@ -126,16 +130,26 @@ class TinySliceModel:
     name, digest : str
         Card's name and identity of the weights.
     device : torch.device
+    bfloat16 : bool, optional
+        Whether to compute in bfloat16; where the device is faster with it, if not given.
     """
 
     context_slices = 1
     reads_neighbours = True
-    # On one core of an EPYC (Zen 4): four at once take a tenth less time than one by one; a slice
-    # takes 45 ms, and 6 ms from the disk. Too little is gained to write 1 MB for every slice seen.
-    batch_size = 4
+    # On one core of an EPYC (Zen 4) a slice takes 28 ms, and 6 ms from the disk. Too little is
+    # gained to write 1 MB for every slice seen.
     worth_storing = False
 
-    def __init__(self, network: TinySAM, *, name: str, digest: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: TinySAM,
+        *,
+        name: str,
+        digest: str,
+        device: torch.device,
+        bfloat16: bool | None = None,
+    ) -> None:
+        self._bfloat16 = bfloat16
         self.network = network.eval().requires_grad_(False)
         self.name = name
         self._weights_digest = digest
@@ -145,11 +159,20 @@ class TinySliceModel:
         """Move the network; the precision, and with it the digest, follows the device."""
         self.network.to(device)
         self.device = device
-        self._half_precision = _has_fast_bfloat16(device)
+        wanted = self._bfloat16
+        self._half_precision = has_fast_bfloat16(device) if wanted is None else wanted
+        self._decoder = TinyDecoder(self.network)
+        # A processor works at slices side by side, each on one core, and one by one for a core:
+        # four at once take it only a tenth less time. A graphics card wants them at once.
+        on_cores = device.type == "cpu"
+        self.batch_size = 1 if on_cores else 4
+        self.lookahead = min(torch.get_num_threads(), MAX_LANES) if on_cores else 0
+        # Answers have a lane of their own, so as not to wait for what is embedded ahead.
+        self._answering = Lanes(1) if on_cores else None
+        self._encoding = Lanes(max(1, self.lookahead))
         # Whatever changes an embedding is part of the identity, or a cache would mix them up.
         self.digest = f"{self._weights_digest}-{'bf16' if self._half_precision else 'fp32'}"
 
-    @torch.inference_mode()
     def embed(
         self, stacks: npt.NDArray[np.float32], spacing_rc_mm: tuple[float, float]
     ) -> Sequence[TinyEmbedding]:
@@ -165,6 +188,21 @@ class TinySliceModel:
                 f"The built-in model wants images of shape (b, 3, H, W); got {stacks.shape}.",
                 "Give each slice between its two neighbours.",
             )
+        if self.lookahead == 0:
+            return self._embed(stacks, spacing_rc_mm)
+        begun = [self._encoding.start(self._embed, stack[None], spacing_rc_mm) for stack in stacks]
+        return [one for each in begun for one in each.result()]
+
+    def embed_later(
+        self, stack: npt.NDArray[np.float32], spacing_rc_mm: tuple[float, float]
+    ) -> Future[SliceEmbedding]:
+        """Begin to encode one image (3, H, W); see `WorksAhead.embed_later`."""
+        return self._encoding.start(lambda: self._embed(stack[None], spacing_rc_mm)[0])
+
+    @torch.inference_mode()
+    def _embed(
+        self, stacks: npt.NDArray[np.float32], spacing_rc_mm: tuple[float, float]
+    ) -> list[TinyEmbedding]:
         frame = Frame.of((stacks.shape[2], stacks.shape[3]), spacing_rc_mm)
         images = frame.put(torch.from_numpy(np.ascontiguousarray(stacks)))
         coarse = F.avg_pool2d(images[:, 1:2], 4)[:, 0].numpy()
@@ -175,7 +213,6 @@ class TinySliceModel:
             TinyEmbedding(f, edge_cost(image), frame) for f, image in zip(one, coarse, strict=True)
         ]
 
-    @torch.inference_mode()
     def predict(self, embedding: SliceEmbedding, prompts: SlicePrompts) -> SliceAnswer:
         """Answer the prompts of one object; see `SliceModel.predict`.
 
@@ -189,12 +226,19 @@ class TinySliceModel:
             raise InvalidPrompt(
                 "There is no click, box or prior to go by.", "Give at least one of them."
             )
+        if self._answering is None:
+            return self._predict(own, prompts)
+        return self._answering.run(self._predict, own, prompts)
+
+    @torch.inference_mode()
+    def _predict(self, own: TinyEmbedding, prompts: SlicePrompts) -> SliceAnswer:
         frame = own.frame
         framed = self._framed(prompts, own)
         tokens = draw([framed], *frame.outer).to(self.device)
+        ambiguous = framed.is_single_click
         with self._precision():
-            masks = self.network.decode(own.features, tokens, frame.side)
-        chosen = int(choose_mask(masks, torch.tensor([framed.is_single_click], device=self.device)))
+            masks = self._decoder.decode(own.features, tokens, frame.side, ambiguous=ambiguous)
+        chosen = int(choose_mask(masks, torch.tensor([ambiguous], device=self.device)))
         logits = frame.take(masks.logits[:, chosen].cpu())[0]
         return SliceAnswer(
             logits=logits.numpy(),
@@ -324,10 +368,3 @@ def _on_half_grid(logits: npt.NDArray[np.float32] | None, frame: Frame) -> torch
     rows, cols = (o - i for o, i in zip(frame.outer, frame.inner, strict=True))
     padded = F.pad(inner, (0, cols, 0, rows), value=-8.0)
     return F.avg_pool2d(padded, 2)[0, 0]
-
-
-def _has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 here (1.6 times on AVX-512 with bf16)."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
