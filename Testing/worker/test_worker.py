@@ -178,6 +178,7 @@ def test_a_running_request_is_cancelled_within_half_a_second(a_client, a_volume,
 def test_a_cancel_is_answered_at_once_even_in_the_middle_of_a_long_step(a_client, a_volume, ask):
     a_client.open_volume(a_volume)
     outcomes = []
+    asked = time.monotonic()
     pending = a_client.predict(ask("stuck:1.5"), on_done=outcomes.append)
     a_client.stats().wait(LIMIT_S)
     pending.cancel()
@@ -187,7 +188,7 @@ def test_a_cancel_is_answered_at_once_even_in_the_middle_of_a_long_step(a_client
 
     assert time.monotonic() - started < 0.5
     assert a_client.predict(ask()).wait(LIMIT_S).mask().any()
-    assert time.monotonic() - started > 0.5
+    assert time.monotonic() - asked > 1.5  # the step itself could not be broken off
     assert outcomes == [pending]
 
 
