@@ -81,6 +81,8 @@ def test_a_file_of_another_form_is_refused(text: str, message: str) -> None:
         ({"stages": ()}, "multiples of 16"),
         ({"processes": 0}, "at least one process"),
         ({"batch": 0}, "at least one process"),
+        ({"loaders": -1}, "no fewer than no loaders"),
+        ({"device": "tpu"}, "cpu or cuda"),
         ({"objects": 0}, "at least one process"),
         ({"log_every": 0}, "at least one step apart"),
         ({"checkpoint_every": 0}, "at least one step apart"),

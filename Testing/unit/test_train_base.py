@@ -128,3 +128,11 @@ def test_a_run_that_is_not_there_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="does not exist"):
         train_base(SETTINGS, data=None, out=tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no CUDA device") as caught:
+        train_base(dataclasses.replace(SETTINGS, device="cuda"), data=None, out=tmp_path / "run")
+    assert "--device cpu" in caught.value.next_step
+    assert not (tmp_path / "run").exists()

@@ -33,6 +33,9 @@ def train_base(  # noqa: PLR0913 - each option of the command is a parameter
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides weights, samples and clicks.")] = None,
     processes: Annotated[int | None, typer.Option(help="Processes of one thread each.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, or cuda: one GPU that all processes share.")
+    ] = None,
     settings_file: Annotated[
         Path | None,
         typer.Option("--settings", help="JSON of all settings, as a run writes it; options win."),
@@ -64,7 +67,13 @@ def train_base(  # noqa: PLR0913 - each option of the command is a parameter
     path = out / "settings.json" if resume and settings_file is None else settings_file
     if path is not None:
         settings = TrainBaseSettings.from_json(_text_of(path))
-    given = {"steps": steps, "decay_steps": decay_steps, "seed": seed, "processes": processes}
+    given = {
+        "steps": steps,
+        "decay_steps": decay_steps,
+        "seed": seed,
+        "processes": processes,
+        "device": device,
+    }
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = dataclasses.replace(settings, **changed)
     with progress_bar("training") as bar:

@@ -9,6 +9,9 @@ from typing import Any
 
 from protosam.errors import InvalidInput
 
+DEVICES = ("cpu", "cuda")
+"""Where the network can be computed in training."""
+
 
 def _default_mix() -> dict[str, float]:
     return {
@@ -79,6 +82,11 @@ class TrainBaseSettings:
             raise InvalidInput(
                 f"Frame sides must be multiples of 16 and the stages reach 1.0; got {self.stages}.",
                 "Choose for example 128 and 256.",
+            )
+        if self.device not in DEVICES:
+            raise InvalidInput(
+                f"Training runs on {' or '.join(DEVICES)}; got device={self.device!r}.",
+                "Give one of them.",
             )
         if min(self.processes, self.batch, self.objects) < 1 or self.loaders < 0:
             raise InvalidInput(
