@@ -14,16 +14,20 @@ from protosam.models.lanes import Lanes
 
 
 def test_a_lane_computes_on_one_core_and_others_are_left_alone() -> None:
-    before = torch.get_num_threads()
-    lanes = Lanes(2)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        lanes = Lanes(2)
 
-    assert lanes.run(torch.get_num_threads) == 1
-    assert torch.get_num_threads() == before
-    found: list[int] = []
-    other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-    other.start()
-    other.join()
-    assert found == [before]
+        assert lanes.run(torch.get_num_threads) == 1
+        assert torch.get_num_threads() == 2
+        found: list[int] = []
+        other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        assert found == [2]
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_lanes_work_side_by_side() -> None:

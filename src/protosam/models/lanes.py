@@ -62,4 +62,7 @@ class Lanes:
 
 
 def _alone() -> None:
+    # A thread takes the usual number over when torch is first asked for it there; after that it
+    # keeps its own.
+    torch.get_num_threads()
     torch.set_num_threads(1)
