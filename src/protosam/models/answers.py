@@ -10,12 +10,12 @@ Knows nothing of volumes and slices.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
 from protosam.models.embeddings import EmbeddingKey
+from protosam.models.lru import LruStore
 from protosam.models.slice_model import SliceAnswer, SlicePrompts
 
 DEFAULT_LIMIT_BYTES = 1 << 28
@@ -31,8 +31,8 @@ class AnswerKey:
     """Digest of the prompts, by `prompts_digest`."""
 
 
-class AnswerCache:
-    """Least-recently-used store of answers, limited in bytes.
+class AnswerCache(LruStore[AnswerKey, SliceAnswer]):
+    """Least-recently-used store of answers, limited in bytes of their logits.
 
     Parameters
     ----------
@@ -41,43 +41,11 @@ class AnswerCache:
     """
 
     def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
-        self._limit_bytes = limit_bytes
-        self._entries: OrderedDict[AnswerKey, SliceAnswer] = OrderedDict()
-        self._nbytes = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the logits that are held."""
-        return self._nbytes
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, key: AnswerKey) -> SliceAnswer | None:
-        """Answer to a question, or None; makes it the newest."""
-        found = self._entries.get(key)
-        if found is not None:
-            self._entries.move_to_end(key)
-        return found
-
-    def put(self, key: AnswerKey, answer: SliceAnswer) -> None:
-        """Keep an answer, dropping the oldest ones where the limit is passed."""
-        old = self._entries.pop(key, None)
-        self._nbytes += answer.logits.nbytes - (0 if old is None else old.logits.nbytes)
-        self._entries[key] = answer
-        while self._nbytes > self._limit_bytes and len(self._entries) > 1:
-            _, dropped = self._entries.popitem(last=False)
-            self._nbytes -= dropped.logits.nbytes
+        super().__init__(limit_bytes, lambda answer: answer.logits.nbytes)
 
     def forget_volume(self, uid: str) -> None:
         """Drop all answers for a volume that was closed."""
-        for key in [k for k in self._entries if k.embedding.volume_uid == uid]:
-            self._nbytes -= self._entries.pop(key).logits.nbytes
-
-    def clear(self) -> None:
-        """Drop everything."""
-        self._entries.clear()
-        self._nbytes = 0
+        self.drop_where(lambda key: key.embedding.volume_uid == uid)
 
 
 def prompts_digest(prompts: SlicePrompts) -> bytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import torch
 from protosam import __version__
 from protosam.errors import InvalidInput
 from protosam.models.disk_cache import DiskStore
+from protosam.models.lru import LruStore
 from protosam.models.planes import Planes, Rect
 from protosam.models.slice_model import SliceEmbedding, SliceModel, WorksAhead
 
@@ -49,7 +49,7 @@ class EmbeddingKey:
     rect: Rect
 
 
-class EmbeddingCache:
+class EmbeddingCache(LruStore[EmbeddingKey, SliceEmbedding]):
     """Least-recently-used store of embeddings, limited in bytes.
 
     Parameters
@@ -63,44 +63,12 @@ class EmbeddingCache:
     def __init__(
         self, limit_bytes: int = DEFAULT_LIMIT_BYTES, disk: DiskStore | None = None
     ) -> None:
+        super().__init__(limit_bytes, lambda embedding: embedding.nbytes)
         self.disk = disk
-        self._limit_bytes = limit_bytes
-        self._entries: OrderedDict[EmbeddingKey, SliceEmbedding] = OrderedDict()
-        self._nbytes = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held in memory now."""
-        return self._nbytes
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, key: EmbeddingKey) -> SliceEmbedding | None:
-        """Embedding of a key, or None; makes it the newest."""
-        found = self._entries.get(key)
-        if found is not None:
-            self._entries.move_to_end(key)
-        return found
-
-    def put(self, key: EmbeddingKey, embedding: SliceEmbedding) -> None:
-        """Keep an embedding, dropping the oldest ones where the limit is passed."""
-        old = self._entries.pop(key, None)
-        self._nbytes += embedding.nbytes - (old.nbytes if old is not None else 0)
-        self._entries[key] = embedding
-        while self._nbytes > self._limit_bytes and len(self._entries) > 1:
-            _, dropped = self._entries.popitem(last=False)
-            self._nbytes -= dropped.nbytes
 
     def forget_volume(self, uid: str) -> None:
         """Drop everything of a volume that was closed from memory; the disk keeps its own."""
-        for key in [k for k in self._entries if k.volume_uid == uid]:
-            self._nbytes -= self._entries.pop(key).nbytes
-
-    def clear(self) -> None:
-        """Drop everything from memory."""
-        self._entries.clear()
-        self._nbytes = 0
+        self.drop_where(lambda key: key.volume_uid == uid)
 
 
 class Embedder:
