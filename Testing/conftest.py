@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,25 @@ from protosam.geometry import Volume
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+GL_PROBE = (
+    "import vtkmodules.vtkRenderingOpenGL2\n"
+    "from vtkmodules.vtkRenderingCore import vtkRenderWindow\n"
+    "window = vtkRenderWindow()\n"
+    "window.SetOffScreenRendering(1)\n"
+    "window.SetSize(16, 16)\n"
+    "window.Render()\n"
+)
+
+
+@pytest.fixture(scope="session")
+def opengl() -> None:
+    """Skips where nothing can be rendered; VTK ends the process there, so a child tries it."""
+    os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+    probe = subprocess.run([sys.executable, "-c", GL_PROBE], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip("no OpenGL: install libegl1 and libgl1-mesa-dri")
 
 
 @pytest.fixture(scope="session")
