@@ -34,6 +34,8 @@ from segment_anything.modeling.image_encoder import (
 )
 from torch.nn import functional as F
 
+from protosam.models.cluster_attention import ClusterBlock
+
 Encoder: TypeAlias = ImageEncoderViT
 """The package has no types."""
 
@@ -61,8 +63,11 @@ def encode(encoder: Encoder, squares: torch.Tensor) -> torch.Tensor:
         x = x + encoder.pos_embed
     # The sum of all blocks stays in the precision that it came in: each of them adds little.
     for block in encoder.blocks:
+        normed = block.norm1(x)
         # Sums of two types take a processor several times as long as the cast before them.
-        x = x + _attended(block, block.norm1(x)).to(x.dtype)
+        x = x + _attended(block, normed).to(x.dtype)
+        if isinstance(block, ClusterBlock):
+            x = block.joined(x, normed)
         x = x + block.mlp(block.norm2(x)).to(x.dtype)
     return cast(torch.Tensor, encoder.neck(x.permute(0, 3, 1, 2)))
 
