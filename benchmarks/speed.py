@@ -35,7 +35,8 @@ WANTED_S = {
     "worker start to ready": 8.0,
     "first click, this slice": 0.3,
     "next click, same slice": 0.1,
-    "organ over 100 slices": 8.0,
+    "organ over 100 slices, its first slice shown": 0.3,
+    "organ over 100 slices": 4.0,
     "next click, same organ": None,
     "open 512x512x600 int16": 3.0,
 }
@@ -105,13 +106,29 @@ def short_figures(client: WorkerClient) -> dict[str, float]:
 
 def organ_figures(client: WorkerClient) -> tuple[dict[str, float], int]:
     """Measure a whole organ of 100 slices and the click after it; count the slices found."""
-    volume = ellipsoid((120, 256, 256), (50, 60, 45), 99)
+    volume = ellipsoid((120, 512, 512), (50, 60, 45), 99)
     client.open_volume(volume).wait(60)
-    first, result = ask(client, volume, clicks(volume, 1, "volume"))
+    first, result, shown = ask_and_watch(client, volume, clicks(volume, 1, "volume"))
     following, _ = ask(client, volume, clicks(volume, 2, "volume"))
     client.close_volume(volume.uid).wait(60)
-    figures = {"organ over 100 slices": first, "next click, same organ": following}
+    figures = {
+        "organ over 100 slices, its first slice shown": shown,
+        "organ over 100 slices": first,
+        "next click, same organ": following,
+    }
     return figures, len(result.slice_scores)
+
+
+def ask_and_watch(
+    client: WorkerClient, volume: Volume, prompts: PromptSet
+) -> tuple[float, Result, float]:
+    """Seconds to the answer, the answer, and seconds to the first slice of it."""
+    came: list[float] = []
+    begin = time.perf_counter()
+    request = Predict(volume.uid, prompts, partial=True)
+    pending = client.predict(request, on_partial=lambda _: came.append(time.perf_counter()))
+    result = pending.wait(600)
+    return time.perf_counter() - begin, result, came[0] - begin
 
 
 def large_volume(client: WorkerClient) -> tuple[float, float]:

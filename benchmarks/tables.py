@@ -39,6 +39,10 @@ def label_of(report: Report) -> str:
     name = str(settings.get("model", protocol["engine"]))
     if protocol["adapter"]:
         name += f" + {protocol['adapter']}"
+    if protocol["engine"] == "protosam" and "head" not in settings:
+        name += ", plain"  # from before there were correcting networks
+    if settings.get("without"):
+        name += f", without {settings['without']}"
     if settings.get("region_mm", 0) >= WHOLE_IMAGE_MM:
         name += ", whole image"
     return name

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from skimage.segmentation import random_walker
 
 from protosam import engines, metrics, robot
@@ -221,7 +222,8 @@ class RecordingSegmenter:
 
     made: ClassVar[list[RecordingSegmenter]] = []
 
-    def __init__(self, model: object) -> None:
+    def __init__(self, model: object, **correctors: object) -> None:
+        self.correctors = correctors
         self.asked: list[SegmentRequest] = []
         self.made.append(self)
 
@@ -258,12 +260,14 @@ def test_our_engine_is_made_with_the_chosen_model(monkeypatch: pytest.MonkeyPatc
 
     def load(name: object, **given: object) -> SimpleNamespace:
         asked.append((name, given))
-        return SimpleNamespace(name="m", digest="d", device="cpu")
+        return SimpleNamespace(name="m", digest="d", device=torch.device("cpu"))
 
     monkeypatch.setattr(engines, "load_model", load)
     monkeypatch.setattr(engines, "Segmenter", RecordingSegmenter)
     engine = make_engine(EngineChoice(model="m", adapter="adapters/mine", device="cpu"))
     assert isinstance(engine, ProtoSamEngine)
+    assert RecordingSegmenter.made[-1].correctors["refiner"] is not None
+    assert RecordingSegmenter.made[-1].correctors["decoder"] is not None
     assert asked == [
         ("m", {"adapter": Path("adapters/mine"), "weights_dir": None, "device": "cpu"})
     ]

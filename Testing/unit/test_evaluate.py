@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from protosam import evaluate as evaluation
-from protosam.engines import EngineChoice
+from protosam.engines import EngineChoice, ProtoSamEngine
 from protosam.errors import InvalidInput, StorageFailure
 from protosam.evaluate import EvaluateReport, EvaluateSettings, evaluate
 from protosam.geometry import Volume
@@ -185,3 +185,15 @@ def test_this_machine_is_described_by_its_hardware_and_versions() -> None:
     assert machine.cpu and machine.cores >= 1
     assert machine.python == platform.python_version()
     assert machine.torch[0].isdigit()
+
+
+def test_a_stage_that_does_not_exist_cannot_be_left_out():
+    with pytest.raises(InvalidInput, match="no stage 'magic'"):
+        EngineChoice(without=frozenset({"magic"}))
+
+
+def test_the_report_says_which_stages_were_left_out(region_model):
+    engine = ProtoSamEngine(region_model(), without=frozenset({"walk", "clean-up"}))
+
+    assert engine.settings()["without"] == "clean-up walk"
+    assert engine.settings()["head"] == engine.settings()["decoder"] == "none"

@@ -280,3 +280,35 @@ def test_likeness_is_that_of_the_masks_wherever_their_rectangles_lie():
     assert dice(left, right) == 0.5
     assert dice(left, empty) == 0.0
     assert dice(empty, empty) == 1.0
+
+
+def told_by(solver, given, **options):
+    told = []
+    run(
+        solver,
+        given,
+        on_solved=lambda turn, z, one: told.append((turn, z, one and one.patch.area)),
+        **options,
+    ).whole_object()
+    return told
+
+
+def test_each_answer_is_told_as_it_comes_with_its_turn():
+    told = told_by(ScriptedSolver({3: GONE, 7: GONE}), {5: CLICK, 9: CLICK})
+    assert told[:3] == [(0, 5, 16), (0, 6, 16), (0, 4, 16)]
+    assert told[3:] == [(1, z, 16) for z in (9, 10, 11, 8)]
+
+
+def test_a_mended_slice_and_its_wave_are_told_again():
+    solver = ScriptedSolver(corrected=dict.fromkeys((6, 7, 8, 9), LARGE))
+    told = told_by(solver, {4: CLICK, 8: CLICK})
+    assert [one for one in told if one[0] == 1] == [
+        (1, z, 16 if z in (5, 10) else 25) for z in (8, 9, 10, 7, 6, 5)
+    ]
+
+
+def test_what_is_taken_back_is_told_as_gone():
+    solver = ScriptedSolver(corrected={8: GONE})
+    told = told_by(solver, {4: CLICK, 8: NEGATIVE})
+    assert (1, 8, 0) in told
+    assert [z for turn, z, area in told if turn == 1 and area is None] == [9, 10, 11]

@@ -14,9 +14,14 @@ from protosam.geometry import Volume
 from protosam.intensity import Window
 from protosam.masks import CleanUp, clean_up
 from protosam.metrics import dice
-from protosam.models.segmenter import Segmenter, SegmentRequest, choose_axis
+from protosam.models.refiner import Refiner
+from protosam.models.segmenter import Segmenter, SegmentRequest
+from protosam.models.slice_axis import choose_axis
+from protosam.models.stages import Stages
 from protosam.models.tiny import TinySAM
 from protosam.models.tiny_predictor import TinySliceModel
+from protosam.models.views import SURE, fused
+from protosam.models.volume_head import VolumeHead
 from protosam.prompts import Box, Point, PriorMask, PromptSet
 
 ELLIPSOID_MIDDLE = (14, 30, 34)
@@ -81,7 +86,8 @@ def test_one_click_fills_an_oblique_tube_to_both_ends(a_segmenter, a_tube):
 
 def test_slices_beyond_the_object_are_hardly_looked_at(region_model, an_ellipsoid):
     model = region_model(batch_size=1)
-    mask_of(Segmenter(model, further_views=False), an_ellipsoid, clicks(ELLIPSOID_MIDDLE))
+    segmenter = Segmenter(model, stages=Stages(further_views=False))
+    mask_of(segmenter, an_ellipsoid, clicks(ELLIPSOID_MIDDLE))
     # 19 slices of the object, one beyond each end, and the first look at the clicked slice.
     assert model.embedded <= 19 + 2 + 1
 
@@ -121,7 +127,7 @@ def test_a_negative_click_counts_in_the_slices_up_to_the_next_click(region_model
 def test_what_a_negative_click_cuts_off_does_not_come_back_from_beyond(
     region_model, a_tube, held, kept
 ):
-    segmenter = Segmenter(region_model(radius=30.0), further_views=False)
+    segmenter = Segmenter(region_model(radius=30.0), stages=Stages(further_views=False))
     prompts = clicks(in_tube(8), *(in_tube(k) for k in held), negative=[in_tube(14)])
     mask = mask_of(segmenter, a_tube, prompts)
     assert np.flatnonzero(mask.any(axis=(1, 2))).tolist() == list(kept)
@@ -130,7 +136,7 @@ def test_what_a_negative_click_cuts_off_does_not_come_back_from_beyond(
 
 
 def test_a_correction_in_one_slice_reaches_the_slices_beside_it(region_model, a_tube):
-    segmenter = Segmenter(region_model(reach=1.0), further_views=False)
+    segmenter = Segmenter(region_model(reach=1.0), stages=Stages(further_views=False))
     edge = (14, 24, 37)
     before = mask_of(segmenter, a_tube, clicks(in_tube(8)))
     after = mask_of(segmenter, a_tube, clicks(in_tube(8), negative=[edge]))
@@ -528,3 +534,65 @@ def test_prewarming_goes_on_with_less_memory(region_model, an_ellipsoid):
         an_ellipsoid, None, ELLIPSOID_MIDDLE, window=None, count=3, should_stop=lambda: False
     )
     assert made == 3
+
+
+class Shrinking:
+    """A refiner that leaves only what lies in the lower half of the box."""
+
+    def __init__(self):
+        self.memberships = []
+
+    def refined(self, volume, views, membership, points, window):
+        self.memberships.append(membership)
+        whole = fused(views)
+        whole.logits[: len(whole.logits) // 2] = -SURE
+        return whole
+
+
+def test_an_answer_for_a_volume_passes_through_the_head(region_model, an_ellipsoid):
+    plain = mask_of(Segmenter(region_model()), an_ellipsoid, clicks(ELLIPSOID_MIDDLE))
+    head = Shrinking()
+    headed = mask_of(
+        Segmenter(region_model(), refiner=head), an_ellipsoid, clicks(ELLIPSOID_MIDDLE)
+    )
+
+    assert 0 < headed.sum() < 0.7 * plain.sum() and not (headed & ~plain).any()
+    assert len(head.memberships) == 1
+
+
+def test_a_head_that_was_not_trained_changes_no_voxel(region_model, an_ellipsoid):
+    untrained = Refiner(VolumeHead(), digest="untrained", device=torch.device("cpu"))
+    stages = Stages(walk=False)
+    plain = Segmenter(region_model(), stages=stages)
+    headed = Segmenter(region_model(), refiner=untrained, stages=stages)
+
+    for prompts in (clicks(ELLIPSOID_MIDDLE), clicks(ELLIPSOID_MIDDLE, (14, 20, 18))):
+        np.testing.assert_array_equal(
+            mask_of(plain, an_ellipsoid, prompts), mask_of(headed, an_ellipsoid, prompts)
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"reads_neighbours": False}, "it follows no objects"),
+        ({}, "the stage is left out"),
+    ],
+)
+def test_where_it_does_not_belong_the_head_is_not_asked(region_model, an_ellipsoid, options, why):
+    head = Shrinking()
+    stages = Stages(head=bool(options))
+    segmenter = Segmenter(region_model(**options), refiner=head, stages=stages)
+    mask_of(segmenter, an_ellipsoid, clicks(ELLIPSOID_MIDDLE))
+
+    assert not head.memberships, why
+
+
+def test_a_slice_alone_is_no_matter_for_the_head(region_model, an_ellipsoid):
+    head = Shrinking()
+    point = Point(ELLIPSOID_MIDDLE, True, "a")
+    Segmenter(region_model(), refiner=head).segment(
+        an_ellipsoid, SegmentRequest(PromptSet((point,), scope="slice", axis=0))
+    )
+
+    assert not head.memberships

@@ -65,7 +65,7 @@ def test_reports_become_rows_and_labels_become_columns_of_engines(
 ) -> None:
     reports = [
         a_report("random-walker", [0.25, 0.75], region_mm=1000.0),
-        a_report("protosam", [0.5], model="protosam-tiny"),
+        a_report("protosam", [0.5], model="protosam-tiny", head="1986", without=""),
     ]
     paths = [tmp_path / f"{n}.json" for n in range(2)]
     for path, report in zip(paths, reports, strict=True):
@@ -83,3 +83,11 @@ def test_reports_become_rows_and_labels_become_columns_of_engines(
     ]
     assert "| label | objects | protosam-tiny | random-walker, whole image |" in lines
     assert "| liver | 2 | 0.500 / 0.500 | 0.250 / 0.750 |" in lines
+
+
+def test_a_row_says_what_was_left_out(tables: ModuleType) -> None:
+    plain = a_report("protosam", [0.5], model="protosam-tiny")
+    partly = a_report("protosam", [0.5], model="protosam-tiny", head="1986", without="bank head")
+
+    assert tables.label_of(plain) == "protosam-tiny, plain"
+    assert tables.label_of(partly) == "protosam-tiny, without bank head"

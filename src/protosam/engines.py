@@ -14,11 +14,27 @@ from protosam.baselines import GrowFromSeeds, RandomWalker
 from protosam.errors import InvalidInput
 from protosam.extents import BoolArray
 from protosam.geometry import Volume
+from protosam.mending import CleanUp
 from protosam.models.load import DEFAULT_MODEL, load_model
+from protosam.models.refiner import Refiner, builtin_refiner
 from protosam.models.segmenter import Segmenter, SegmentRequest
 from protosam.models.slice_model import SliceModel
+from protosam.models.slice_refiner import SliceRefiner, builtin_slice_refiner
+from protosam.models.stages import Stages
 from protosam.prompts import PromptSet
 from protosam.robot import Engine, Plane
+
+STAGES = {
+    "views": "further_views",
+    "bank": "bank",
+    "head": "head",
+    "walk": "walk",
+    "decoder": "decoder",
+    "clean-up": "clean_up",
+}
+"""What can be left out of the engine ``protosam``, by the names that ``--without`` takes."""
+
+_NO_CLEAN_UP = CleanUp(remove_islands=False, fill_holes=False)
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,9 @@ class EngineChoice:
     keep_cache: bool = False
     """Keep embeddings from one object of a case to the next. Faster with a large encoder, but
     then the time of the first click is not that of a user's first click."""
+    without: frozenset[str] = frozenset()
+    """Stages of the engine ``protosam`` that are left out, keys of `STAGES`: what they are worth
+    is what is lost without them."""
     region_mm: float | None = None
     """Margin of the classical engines' working region in mm; their own where None. As large
     as the image, the frame lies on its faces."""
@@ -46,6 +65,12 @@ class EngineChoice:
         if self.engine not in ENGINES:
             raise InvalidInput(
                 f"There is no engine {self.engine!r}.", f"Give one of {', '.join(ENGINES)}."
+            )
+        unknown = sorted(self.without - set(STAGES))
+        if unknown:
+            raise InvalidInput(
+                f"There is no stage {unknown[0]!r} to leave out.",
+                f"Give one of {', '.join(STAGES)}.",
             )
 
 
@@ -56,16 +81,32 @@ class ProtoSamEngine:
     ----------
     model : SliceModel
         Loaded, on its device.
-    keep_cache : bool
+    refiner : Refiner, optional
+        Corrects answers for volumes; on the model's device.
+    decoder : SliceRefiner, optional
+        Corrects slices that are answered alone; on the model's device.
+    without : frozenset of str, optional
+        Stages that are left out, see `EngineChoice`.
+    keep_cache : bool, optional
         Keep embeddings between objects, see `EngineChoice`.
     """
 
     name = "protosam"
 
-    def __init__(self, model: SliceModel, *, keep_cache: bool = False) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: SliceModel,
+        *,
+        refiner: Refiner | None = None,
+        decoder: SliceRefiner | None = None,
+        without: frozenset[str] = frozenset(),
+        keep_cache: bool = False,
+    ) -> None:
+        self._model, self._refiner, self._decoder = model, refiner, decoder
+        self._without = without
         self._keep_cache = keep_cache
-        self._segmenter = Segmenter(model)
+        self._clean_up = _NO_CLEAN_UP if "clean-up" in without else CleanUp()
+        self._segmenter = self._fresh()
         self._volume: Volume | None = None
 
     def settings(self) -> dict[str, str | float]:
@@ -74,6 +115,9 @@ class ProtoSamEngine:
             "model": self._model.name,
             "digest": self._model.digest,
             "device": str(self._model.device),
+            "head": "none" if self._refiner is None else self._refiner.digest,
+            "decoder": "none" if self._decoder is None else self._decoder.digest,
+            "without": " ".join(sorted(self._without)),
             "keep_cache": self._keep_cache,
         }
 
@@ -81,7 +125,7 @@ class ProtoSamEngine:
         """Take a new object, with nothing embedded unless the cache is kept."""
         self._volume = volume
         if not self._keep_cache:
-            self._segmenter = Segmenter(self._model)
+            self._segmenter = self._fresh()
 
     def answer(self, prompts: PromptSet) -> BoolArray:
         """Return the object that the prompts mean, (K, J, I) bool.
@@ -96,8 +140,16 @@ class ProtoSamEngine:
         """
         if self._volume is None:
             raise InvalidInput("The engine has no image yet.", "Call begin before answer.")
-        found = self._segmenter.segment(self._volume, SegmentRequest(prompts))
+        found = self._segmenter.segment(
+            self._volume, SegmentRequest(prompts, clean_up=self._clean_up)
+        )
         return found.full_mask(self._volume.shape_kji)
+
+    def _fresh(self) -> Segmenter:
+        left_out = {STAGES[name]: False for name in self._without if name != "clean-up"}
+        return Segmenter(
+            self._model, refiner=self._refiner, decoder=self._decoder, stages=Stages(**left_out)
+        )
 
 
 def make_engine(choice: EngineChoice) -> Engine:
@@ -118,7 +170,13 @@ def _protosam(choice: EngineChoice) -> Engine:
     model = load_model(
         choice.model, adapter=adapter, weights_dir=choice.weights_dir, device=choice.device
     )
-    return ProtoSamEngine(model, keep_cache=choice.keep_cache)
+    return ProtoSamEngine(
+        model,
+        refiner=builtin_refiner(model.device),
+        decoder=builtin_slice_refiner(model.device),
+        without=choice.without,
+        keep_cache=choice.keep_cache,
+    )
 
 
 ENGINES: dict[str, Callable[[EngineChoice], Engine]] = {

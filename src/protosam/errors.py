@@ -13,6 +13,7 @@
     +-- StorageFailure               nothing could be written (no space, no permission)
     +-- Cancelled                    the caller no longer wants the answer
     +-- MissingExtra                 an optional library is not installed
+    +-- ServerFailure                a PACS that is not reachable, refuses, or sends broken answers
     +-- WorkerFailure                the worker could not do its part
         +-- WorkerDied               the process ended, with its last log lines
         +-- ProtocolMismatch         the two ends speak different versions
@@ -90,6 +91,10 @@ class MissingExtra(ProtoSAMError):
     """An optional library is not installed."""
 
 
+class ServerFailure(ProtoSAMError):
+    """A PACS that did not do its part: not reachable, refusing, or sending broken answers."""
+
+
 class WorkerFailure(ProtoSAMError):
     """The worker could not do its part."""
 
@@ -119,6 +124,7 @@ _KINDS: dict[str, type[ProtoSAMError]] = {
         StorageFailure,
         Cancelled,
         MissingExtra,
+        ServerFailure,
         WorkerFailure,
         WorkerDied,
         ProtocolMismatch,

@@ -98,6 +98,16 @@ class Extent:
         stop = np.add(self.stop_kji, margin_kji)
         return Extent(three_ints(start, "start"), three_ints(stop, "stop"))
 
+    def moved(self, offset_kji: Sequence[int]) -> Extent:
+        """Extent of the same shape elsewhere: both of its corners shifted by so many voxels."""
+        start = np.add(self.start_kji, offset_kji)
+        stop = np.add(self.stop_kji, offset_kji)
+        return Extent(three_ints(start, "start"), three_ints(stop, "stop"))
+
+    def relative_to(self, other: Extent) -> Extent:
+        """Return this extent in indices of an array that covers `other`."""
+        return self.moved([-a for a in other.start_kji])
+
     def holds(self, index_kji: Sequence[int]) -> bool:
         """Whether the voxel at this index lies inside."""
         bounds = zip(self.start_kji, index_kji, self.stop_kji, strict=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from protosam.extents import Extent, bounding_extent, three_ints
+from protosam.extents import Extent, bounding_extent
 from protosam.geometry import Volume
 from protosam.masks import CleanUp, CleanUpReport, clean_up_steps, report_of
 from protosam.models.sweep_input import allowed_extent, voxel_extent
@@ -64,7 +64,7 @@ def finished(
     work = work.pad([math.ceil(settings.reach_mm / step) + 2 for step in spacing])
     work = work.clip(volume.shape_kji)
     crop = np.zeros(work.shape_kji, dtype=bool)
-    crop[_shifted(whole.extent, work, -1).slices] = whole.logits > 0
+    crop[whole.extent.relative_to(work).slices] = whole.logits > 0
     steps = clean_up_steps(
         crop,
         [_shifted_point(point, work) for point in prompts.points],
@@ -75,18 +75,11 @@ def finished(
     allowed = allowed_extent(prompts, volume.shape_kji).intersection(work)
     if editable is not None:
         allowed = allowed.intersection(editable)
-    crop = _only(steps[-1].mask, _shifted(allowed, work, -1))
+    crop = _only(steps[-1].mask, allowed.relative_to(work))
     found = bounding_extent(crop)
     if found is None:
         return Finished(np.zeros((0, 0, 0), bool), None, report_of(steps))
-    return Finished(crop[found.slices], _shifted(found, work, 1), report_of(steps))
-
-
-def _shifted(extent: Extent, work: Extent, sign: int) -> Extent:
-    """Move an extent by the start of the crop: into it (-1) or out of it (1)."""
-    start = np.add(extent.start_kji, sign * np.array(work.start_kji))
-    stop = np.add(extent.stop_kji, sign * np.array(work.start_kji))
-    return Extent(three_ints(start, "start"), three_ints(stop, "stop"))
+    return Finished(crop[found.slices], found.moved(work.start_kji), report_of(steps))
 
 
 def _shifted_point(point: Point, work: Extent) -> Point:

@@ -8,7 +8,8 @@ Rules
 * Each further click is a correction. In a slice that is answered already, the answer is mended,
   and what came of it is handed on in both directions as a wave, until it changes next to nothing
   (`AGREE`). In a slice that is not, a positive click begins anew, and its wave joins what is
-  there; a negative one waits until there is an answer.
+  there (close to an answer it does not begin with something many times larger, `TOO_LARGE`); a
+  negative one waits until there is an answer.
 * The wave of a positive click only adds to what was answered before, that of a negative one only
   takes away. So no correction undoes what is right elsewhere.
 * Where a negative click, or its wave, says that the object is not here, what was answered beyond
@@ -39,7 +40,14 @@ MIN_AREA = 3
 AGREE = 0.9
 """A wave ends where the mask before and after it are alike to this degree (Dice)."""
 
+NEAR = 6
+"""Slices away up to which an answer tells how large the object is where another click begins."""
+
+TOO_LARGE = 5.0
+"""An area so many times that of the answer close by means another thing."""
+
 OnSlice = Callable[[int], None]
+OnSolved = Callable[[int, int, SolvedSlice | None], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +104,8 @@ class Propagation:
     start : SweepInput
     should_stop : () -> bool
     on_slice : (number of slices answered so far) -> None
+    on_solved : (number of the turn, slice, its answer) -> None, optional
+        Told of each answer as it comes, and of None where one is taken back.
     """
 
     def __init__(
@@ -105,10 +115,13 @@ class Propagation:
         *,
         should_stop: Callable[[], bool],
         on_slice: OnSlice,
+        on_solved: OnSolved | None = None,
     ) -> None:
         self._solver, self._start = solver, start
         self._visited = start.regular()
         self._should_stop, self._on_slice = should_stop, on_slice
+        self._on_solved = on_solved or (lambda _turn, _index, _solved: None)
+        self._turn = 0
         self._known: dict[int, SliceInput] = {}  # prompts of the turns taken so far
         self._solved: dict[int, SolvedSlice] = {}
         self._answered = 0
@@ -125,7 +138,8 @@ class Propagation:
         for index, patch in self._start.prior.items():
             self._solved[index] = SolvedSlice(patch.cropped(), 1.0, 1.0)
         waiting: list[int] = []
-        for index, known in self._start.turns():
+        for turn, (index, known) in enumerate(self._start.turns()):
+            self._turn = turn
             self._learn(index, known)
             due = dict.fromkeys([index, *waiting])
             waiting = [z for z in due if not self._take_turn(z)]
@@ -153,7 +167,7 @@ class Propagation:
         self._check()
         adds = bool(known.positive[-1]) if len(known.positive) else True
         if before is None:
-            answer = self._solver.start(index, known)
+            answer = self._begin_in(index, known)
         else:
             answer = self._solver.mend(index, known, before)
         gone = ends(answer) and not known.starts_object
@@ -164,6 +178,22 @@ class Propagation:
             else:
                 self._hand_on(index, direction, adds=adds)
         return True
+
+    def _begin_in(self, index: int, known: SliceInput) -> SolvedSlice:
+        """Answer a slice that a prompt begins anew.
+
+        A click alone leaves open how large a thing it means. Where that comes out many times
+        larger than what is answered close by, it is asked again as a continuation of that.
+        """
+        answer = self._solver.start(index, known)
+        reach = NEAR * self._start.stride
+        beside = [z for z in self._solved if abs(z - index) <= reach and not ends(self._solved[z])]
+        if known.box_rc is not None or not beside:
+            return answer
+        nearest = self._solved[min(beside, key=lambda z: abs(z - index))]
+        if answer.patch.area <= TOO_LARGE * nearest.patch.area:
+            return answer
+        return self._solver.follow(index, known, nearest)
 
     def _filled_in(self, index: int) -> SolvedSlice | None:
         """Answer a slice that a stride has left out; None unless both its neighbours are known."""
@@ -211,6 +241,7 @@ class Propagation:
             loose.append(index)
         for index in loose:
             del self._solved[index]
+            self._on_solved(self._turn, index, None)
 
     def _starts(self, index: int) -> bool:
         """Whether a prompt so far says that the object is in this slice."""
@@ -225,6 +256,7 @@ class Propagation:
         self._solved[index] = solved
         self._answered += 1
         self._on_slice(self._answered)
+        self._on_solved(self._turn, index, solved)
 
     def _check(self) -> None:
         if self._should_stop():

@@ -50,6 +50,9 @@ MIN_MARGIN = 2
 CERTAIN = 1e3
 """Weight of a click against the walk's steps, which weigh at most 1."""
 
+WALK_FROM = 3
+"""Clicks from which the walk follows the 3-D head; with fewer it takes from small objects."""
+
 TOLERANCE = 1e-4
 """Relative residual of the solver."""
 
@@ -79,11 +82,7 @@ def walked(
     shape = box.shape_kji
     if int(np.prod(shape)) > MAX_VOXELS or not (whole.logits > 0).any():
         return whole
-    logits = np.full(shape, -SURE, dtype=np.float32)
-    inner = np.subtract(whole.extent.start_kji, box.start_kji)
-    logits[tuple(slice(a, a + n) for a, n in zip(inner, whole.logits.shape, strict=True))] = (
-        whole.logits
-    )
+    logits = whole.on(box)
     spacing = np.asarray(volume.spacing_kji_mm)
     grey = apply_window(volume.voxels[box.slices], window).astype(np.float64)
     prior = 1 / (1 + np.exp(-logits.astype(np.float64)))

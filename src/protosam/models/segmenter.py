@@ -9,27 +9,39 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from protosam.errors import InvalidInput, InvalidPrompt
+from protosam.errors import InvalidInput
 from protosam.extents import Extent
 from protosam.geometry import Volume
 from protosam.intensity import Window, auto_window
 from protosam.mending import CleanUp, CleanUpReport
 from protosam.models.answers import AnswerCache
+from protosam.models.bank_maps import membership_field
 from protosam.models.embeddings import Embedder, EmbeddingCache
 from protosam.models.finish import finished
 from protosam.models.memory_ladder import MemoryLadder
+from protosam.models.partials import OnPartial, PartialWish
 from protosam.models.planes import Planes
 from protosam.models.propagate import Propagation, SweepInput, ends
-from protosam.models.random_walk import walked
+from protosam.models.random_walk import WALK_FROM, walked
+from protosam.models.refiner import Refines
+from protosam.models.slice_axis import choose_axis
 from protosam.models.slice_model import SliceModel
+from protosam.models.slice_refiner import CorrectsSlices
 from protosam.models.slice_solver import SliceInput, SliceSolver, SolvedSlice
-from protosam.models.sweep_input import box_in_slice, slice_of, sweep_input
+from protosam.models.stages import Stages
+from protosam.models.sweep_input import (
+    box_in_slice,
+    editable_part,
+    refuse_without_object,
+    slice_of,
+    sweep_input,
+)
 from protosam.models.views import Field, View, field_of, further_views, fused
 from protosam.prompts import Point, PromptSet
 
@@ -101,6 +113,7 @@ class _Job:
     window: Window
     should_stop: Callable[[], bool]
     report: OnProgress
+    partials: PartialWish | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +121,7 @@ class _Look:
     """The answer of one view."""
 
     field: Field
+    membership: Field | None
     score: float
     slice_scores: dict[int, float]
     can_be_checked: bool
@@ -121,9 +135,12 @@ class Segmenter:
     model : SliceModel
     cache : EmbeddingCache, optional
         Shared by several segmenters if given.
-    further_views : bool
-        Whether answers for a volume are checked by sweeps across the other axes; only with
-        models that read neighbours.
+    refiner : Refines, optional
+        Corrects answers for volumes in 3-D.
+    decoder : CorrectsSlices, optional
+        Corrects slices that are answered alone.
+    stages : Stages, optional
+        What may follow the first sweep; all if not given.
     """
 
     def __init__(
@@ -131,11 +148,17 @@ class Segmenter:
         model: SliceModel,
         *,
         cache: EmbeddingCache | None = None,
-        further_views: bool = True,
+        refiner: Refines | None = None,
+        decoder: CorrectsSlices | None = None,
+        stages: Stages | None = None,
     ) -> None:
         self.model = model
+        self._stages = stages or Stages()
+        # Both were trained on answers of a model that follows objects, and on no others.
+        self._refiner = refiner if model.reads_neighbours else None
+        self._decoder = decoder if model.reads_neighbours and self._stages.decoder else None
         # Others were not trained to follow an object, and embed a slice in seconds.
-        self.further_views = further_views and model.reads_neighbours
+        self.further_views = self._stages.further_views and model.reads_neighbours
         self.cache = EmbeddingCache() if cache is None else cache
         self._answers = AnswerCache()
         self._windows: dict[str, Window] = {}
@@ -148,6 +171,8 @@ class Segmenter:
         *,
         on_progress: OnProgress | None = None,
         should_stop: Callable[[], bool] | None = None,
+        on_partial: OnPartial | None = None,
+        settled: Collection[str] = (),
     ) -> Segmentation:
         """Answer a request.
 
@@ -158,6 +183,10 @@ class Segmenter:
         on_progress : (fraction 0..1, text) -> None, optional
         should_stop : () -> bool, optional
             Asked before every slice.
+        on_partial : (PartialAnswer) -> None, optional
+            Gets the slices of an answer for a volume as they come, see `partials`.
+        settled : ids, optional
+            Prompts whose answer is shown already; `on_partial` gets nothing of them.
 
         Raises
         ------
@@ -170,7 +199,7 @@ class Segmenter:
         """
         begun = time.monotonic()
         request.prompts.check_inside(volume.shape_kji)
-        _refuse_without_object(request.prompts)
+        refuse_without_object(request.prompts)
         report = on_progress or (lambda _fraction, _text: None)
         notes: list[str] = []
 
@@ -178,9 +207,15 @@ class Segmenter:
             notes.append(note)
             report(0.0, note)
 
-        answer = self._ladder.run(
-            lambda: self._answer(volume, request, report, should_stop or (lambda: False)), tell
-        )
+        wish = None
+        if on_partial is not None and request.prompts.scope == "volume":
+            wish = PartialWish(
+                on_partial,
+                editable_part(request.prompts, volume.shape_kji, request.editable),
+                settled,
+            )
+        stop = should_stop or (lambda: False)
+        answer = self._ladder.run(lambda: self._answer(volume, request, report, stop, wish), tell)
         report(1.0, "done")
         return replace(answer, elapsed_s=time.monotonic() - begun, notes=tuple(notes))
 
@@ -231,13 +266,15 @@ class Segmenter:
         request: SegmentRequest,
         report: OnProgress,
         should_stop: Callable[[], bool],
+        wish: PartialWish | None,
     ) -> Segmentation:
         """Answer a request, but for the time that it took."""
         window = self._window(volume, request.window)
         axis = choose_axis(request.prompts, volume)
         job = _Job(volume, request.prompts, window, should_stop, report)
         checked = self.further_views and request.prompts.scope == "volume"
-        first = self._look(job, View(axis), (0.0, 0.4 if checked else 0.95))
+        share = (0.0, 0.4 if checked else 0.95)
+        first = self._look(replace(job, partials=wish), View(axis), share, bank=self._reads_bank)
         fields = [first.field]
         if checked and first.can_be_checked:
             views = further_views(volume, axis, first.field.extent)
@@ -247,9 +284,7 @@ class Segmenter:
                 self._look(job, view, share).field
                 for view, share in zip(views, shares, strict=True)
             ]
-        whole = fused(fields)
-        if request.prompts.scope == "volume" and first.can_be_checked:
-            whole = walked(volume, whole, request.prompts.points, window=window, axis=axis)
+        whole = self._settled(job, fields, first, axis)
         done = finished(
             volume,
             whole,
@@ -269,20 +304,42 @@ class Segmenter:
             clean_up=done.report,
         )
 
-    def _look(self, job: _Job, view: View, share: tuple[float, float]) -> _Look:
-        """Answer the prompts in the slices across one axis; `share` is its part of the progress."""
+    def _settled(self, job: _Job, fields: Sequence[Field], first: _Look, axis: int) -> Field:
+        """Make one answer of the views': the mean, the head's correction, the random walk."""
+        whole = fused(fields)
+        if job.prompts.scope != "volume" or not first.can_be_checked:
+            return whole
+        points, headed = job.prompts.points, self._refiner is not None and self._stages.head
+        if self._refiner is not None and headed:
+            whole = self._refiner.refined(job.volume, fields, first.membership, points, job.window)
+        if self._stages.walk and (len(points) >= WALK_FROM or not headed):
+            whole = walked(job.volume, whole, points, window=job.window, axis=axis)
+        return whole
+
+    def _look(
+        self, job: _Job, view: View, share: tuple[float, float], *, bank: bool = False
+    ) -> _Look:
+        """Answer the prompts in the slices across one axis; `share` is its part of the progress.
+
+        With `bank`, the looks of the prompted slices are read in all others too.
+        """
         planes = Planes(job.volume, view.axis, job.window)
-        solver = self._solver(planes)
+        solver = self._solver(planes, alone=job.prompts.scope == "slice")
         prompts = self._in_one_axis(job.volume, job.prompts, planes)
         start = sweep_input(planes, prompts, view.stride)
         total, (low, high) = max(1, len(start.regular())), share
+        wish = job.partials
+        partials = None if wish is None else wish.stream(planes, prompts, start)
         run = Propagation(
             solver,
             start,
             should_stop=job.should_stop,
             on_slice=lambda n: job.report(low + (high - low) * min(1.0, n / total), f"{n} slices"),
+            on_solved=partials,
         )
         solved = run.clicked_slices() if prompts.scope == "slice" else run.whole_object()
+        if partials is not None:
+            partials.flush()
         shown = {
             z: s for z, s in solved.items() if z in start.given or z in start.prior or not ends(s)
         }
@@ -290,13 +347,20 @@ class Segmenter:
             raise InvalidInput("No slice was answered.", "Click on the object first.")
         return _Look(
             field=field_of(planes, shown, view),
+            membership=membership_field(solver, planes, shown, start.given, view) if bank else None,
             score=_prompted_score(solved, start),
             slice_scores={z: s.score for z, s in sorted(solved.items())},
             can_be_checked=not start.prior,
         )
 
-    def _solver(self, planes: Planes) -> SliceSolver:
-        return SliceSolver(self.model, planes, self._embedder(planes), answers=self._answers)
+    @property
+    def _reads_bank(self) -> bool:
+        return self._refiner is not None and self._stages.head and self._stages.bank
+
+    def _solver(self, planes: Planes, *, alone: bool = False) -> SliceSolver:
+        """Make what answers slices; the decoder corrects those that are answered `alone`."""
+        embedder, decoder = self._embedder(planes), self._decoder if alone else None
+        return SliceSolver(self.model, planes, embedder, answers=self._answers, refiner=decoder)
 
     def _drop_caches(self) -> None:
         self.cache.clear()
@@ -325,32 +389,6 @@ class Segmenter:
         if volume.uid not in self._windows:
             self._windows[volume.uid] = auto_window(volume.voxels)
         return self._windows[volume.uid]
-
-
-def choose_axis(prompts: PromptSet, volume: Volume) -> int:
-    """Array axis across which to work.
-
-    The user's own slices if known, else those of a drawn 2-D box, else the only slice of a 2-D
-    image, else the thickest slices (of equal ones the first axis): within them the pixels are
-    finest.
-    """
-    if prompts.axis is not None:
-        return prompts.axis
-    drawn = [box.axis for box in prompts.boxes if box.axis is not None]
-    if drawn:
-        return drawn[0]
-    if 1 in volume.shape_kji:
-        return volume.shape_kji.index(1)
-    spacing = volume.spacing_kji_mm
-    return next(a for a in range(3) if spacing[a] >= 0.999 * max(spacing))
-
-
-def _refuse_without_object(prompts: PromptSet) -> None:
-    if prompts.prior is None and not prompts.boxes and not any(p.positive for p in prompts.points):
-        raise InvalidPrompt(
-            "There is no positive click, box or earlier mask: nothing says where the object is.",
-            "Click on the object first.",
-        )
 
 
 def _prompted_score(solved: dict[int, SolvedSlice], start: SweepInput) -> float:

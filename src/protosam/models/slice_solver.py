@@ -4,6 +4,7 @@ Owns how prompts are replayed to a backbone: clicks go in one by one in the orde
 each with the answer so far, because that is how backbones of this family are trained. A first
 look at the whole slice finds the object; a second, closer look (`planes.focus`) draws it. A slice
 that has its answer is mended by one more question: all of its clicks, with that answer as prior.
+Where there is a decoder, it corrects the answer for each slice with prompts.
 Coordinates are (slice, row, col) of `Planes`.
 """
 
@@ -19,9 +20,14 @@ from protosam.models.answers import AnswerCache, AnswerKey, prompts_digest
 from protosam.models.embeddings import Embedder, EmbeddingKey
 from protosam.models.planes import Logits, Patch, Planes, Rect, focus
 from protosam.models.slice_model import SliceAnswer, SliceModel, SlicePrompts
+from protosam.models.slice_refiner import CorrectsSlices, SeenSlice
+from protosam.models.token_grid import HasNeckTokens, NeckTokens
 
 MAX_REPLAYED = 6
 """Clicks of one slice that are replayed one by one; older ones go in together at the start."""
+
+MAX_SHOWN = 3
+"""Other slices with prompts, the latest ones, that the decoder's prototype bank is made of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +95,8 @@ class SliceSolver:
         Side of the closer look in lengths of the object.
     answers : AnswerCache, optional
         Where answers are kept; its own if not given.
+    refiner : CorrectsSlices, optional
+        Corrects the answers for slices with prompts.
     """
 
     def __init__(
@@ -99,13 +107,19 @@ class SliceSolver:
         *,
         zoom: float = 2.0,
         answers: AnswerCache | None = None,
+        refiner: CorrectsSlices | None = None,
     ) -> None:
         self._model, self._planes, self._embedder = model, planes, embedder
         self._zoom = zoom
         self._answers = AnswerCache() if answers is None else answers
+        self._refiner = refiner
+        self._shown: dict[int, Patch] = {}  # corrected answers for slices with prompts
 
     def start(self, index: int, given: SliceInput, prior: Patch | None = None) -> SolvedSlice:
         """Answer a slice from the prompts in it alone (and an earlier mask, if there is one)."""
+        return self._corrected(index, given, self._begun(index, given, prior))
+
+    def _begun(self, index: int, given: SliceInput, prior: Patch | None) -> SolvedSlice:
         whole = self._planes.whole
         solved = self._replay(index, whole, given, own=prior, neighbour=None)
         seen = solved.patch.mask_rect
@@ -136,7 +150,8 @@ class SliceSolver:
         seen = _with_prompts(seen, given, self._planes.whole)
         rect = focus(self._planes, seen, current=neighbour.patch.rect, zoom=self._zoom)
         self._embedder.prefetch([index, *ahead], rect)
-        return self._replay(index, rect, given, own=prior, neighbour=neighbour.patch)
+        solved = self._replay(index, rect, given, own=prior, neighbour=neighbour.patch)
+        return self._corrected(index, given, solved)
 
     def mend(self, index: int, given: SliceInput, before: SolvedSlice) -> SolvedSlice:
         """Answer a slice anew that had the answer `before`, now that it has these prompts.
@@ -153,7 +168,47 @@ class SliceSolver:
             local.points_rc, local.positive, local.box_rc, before.patch.on(rect), None
         )
         answer = self._ask(index, rect, question)
-        return SolvedSlice(Patch(rect, answer.logits), answer.score, answer.presence)
+        solved = SolvedSlice(Patch(rect, answer.logits), answer.score, answer.presence)
+        return self._corrected(index, given, solved)
+
+    def tokens(self, index: int, rect: Rect) -> NeckTokens | None:
+        """Neck tokens of a rectangle of a slice; None from a backbone that shows none."""
+        if not isinstance(self._model, HasNeckTokens):
+            return None
+        return self._model.neck_tokens(self._embedder.get(index, rect))
+
+    def _corrected(self, index: int, given: SliceInput, solved: SolvedSlice) -> SolvedSlice:
+        """Have the answer for a slice with prompts corrected, where something can."""
+        local = given.inside(solved.patch.rect)
+        prompts = SlicePrompts(local.points_rc, local.positive, local.box_rc)
+        # Where nothing was found and nothing asked for, there is nothing to correct.
+        found = solved.patch.area > 0 or local.starts_object
+        if self._refiner is None or prompts.count == 0 or not found:
+            return solved
+        patch = self._refiner.corrected(
+            SeenSlice(
+                patch=solved.patch,
+                prompts=prompts,
+                grey=self._planes.stack(index, solved.patch.rect, 0)[0],
+                spacing_rc_mm=self._planes.spacing_rc_mm,
+                shown=self._shown_to_refiner(index, solved.patch),
+            )
+        )
+        self._shown.pop(index, None)  # the latest comes last
+        self._shown[index] = patch
+        return replace(solved, patch=patch)
+
+    def _shown_to_refiner(
+        self, index: int, own: Patch
+    ) -> list[tuple[NeckTokens, npt.NDArray[np.bool_]]]:
+        """Tokens and answers of this slice, then of the latest others with prompts."""
+        others = [(z, patch) for z, patch in self._shown.items() if z != index]
+        shown = []
+        for z, patch in [(index, own), *others[-MAX_SHOWN:]]:
+            grid = self.tokens(z, patch.rect)
+            if grid is not None:
+                shown.append((grid, patch.logits > 0))
+        return shown
 
     def _replay(
         self,

@@ -27,6 +27,21 @@ PRIOR_LOGIT = 4.0
 """Confidence with which an earlier mask enters."""
 
 
+def refuse_without_object(prompts: PromptSet) -> None:
+    """Refuse prompts that do not say where the object is.
+
+    Raises
+    ------
+    InvalidPrompt
+        If there is no positive click, box or earlier mask.
+    """
+    if prompts.prior is None and not prompts.boxes and not any(p.positive for p in prompts.points):
+        raise InvalidPrompt(
+            "There is no positive click, box or earlier mask: nothing says where the object is.",
+            "Click on the object first.",
+        )
+
+
 class PriorSlices(Mapping[int, Patch]):
     """The slices of an earlier mask that hold some of it; made when asked for.
 
@@ -111,6 +126,12 @@ def allowed_extent(prompts: PromptSet, shape_kji: Sequence[int]) -> Extent:
         if point.positive:
             extent = extent.union(voxel_extent(point))
     return extent
+
+
+def editable_part(prompts: PromptSet, shape_kji: Sequence[int], editable: Extent | None) -> Extent:
+    """Voxels that an answer may have: within the boxes, and within the editable box if given."""
+    allowed = allowed_extent(prompts, shape_kji)
+    return allowed if editable is None else allowed.intersection(editable)
 
 
 def voxel_extent(point: Point) -> Extent:

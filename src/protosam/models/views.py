@@ -26,8 +26,9 @@ SURE = 4.0
 FURTHER_WEIGHT = 0.9
 """Weight of a further view of cubic voxels; the first view has weight 1."""
 
-MAX_SLICES = 48
-"""Slices that a further view looks at; larger objects are looked at in every 2nd to 4th slice."""
+MAX_SLICES = 32
+"""Slices that a further view looks at; larger objects are looked at in every 2nd to 4th slice. With
+48, large organs of cases kept aside came out no better (area under Dice 0.792, here 0.799)."""
 
 MAX_STRIDE = 4
 """Largest step; the built-in model was trained with neighbours up to four slices away."""
@@ -55,6 +56,16 @@ class Field:
     extent: Extent
     logits: npt.NDArray[np.float32]
     weight: float = 1.0
+
+    def on(self, extent: Extent, beyond: float = -SURE) -> npt.NDArray[np.float32]:
+        """Logits (k, j, i) in another box; `beyond` where this one has none."""
+        out = np.full(extent.shape_kji, beyond, dtype=np.float32)
+        shared = self.extent.intersection(extent)
+        if 0 not in shared.shape_kji:
+            out[shared.relative_to(extent).slices] = self.logits[
+                shared.relative_to(self.extent).slices
+            ]
+        return out
 
 
 @dataclass(frozen=True)
@@ -132,9 +143,5 @@ def fused(fields: Sequence[Field]) -> Field:
         extent = extent.union(field.extent)
     total = np.zeros(extent.shape_kji, dtype=np.float32)
     for field in fields:
-        whole = np.full(extent.shape_kji, -SURE, dtype=np.float32)
-        inner = np.subtract(field.extent.start_kji, extent.start_kji)
-        box = tuple(slice(a, a + n) for a, n in zip(inner, field.logits.shape, strict=True))
-        whole[box] = field.logits
-        total += field.weight * whole
+        total += field.weight * field.on(extent)
     return Field(extent, total / sum(field.weight for field in fields))
