@@ -148,6 +148,8 @@ class Page:
             self.until(f"get('volumes').length < {count}")
         for name in ("tool:inside", "scope:volume", "close_alert:0"):
             self.act(name)
+        for name in ("smoothing_mm", "bodies"):
+            self.act(name, "0")
         self.page.evaluate("window.trame.trigger('phantom')")
         self.until("get('segments').length === 1 && get('worker') === 'ready'")
         self.page.wait_for_timeout(300)

@@ -80,7 +80,7 @@ class FakeClient:
         answer = ModelLoaded if request.model == "protosam-tiny" else None
         return self.pending(lambda: refused if answer is None else None, on_done)
 
-    def predict(self, request, on_done=None, on_progress=None):
+    def predict(self, request, on_done=None, on_progress=None, on_partial=None):
         self.asked.append(request)
         return self.pending(lambda: self.error or self.answer(request), on_done)
 
@@ -269,6 +269,42 @@ def test_window_tool_changes_the_display_and_not_the_segment(app):
     after = app.stage.display()
     assert after.high - after.low > before.high - before.low
     assert values(app)["prompts"] == []
+
+
+def test_the_clean_up_is_set_as_slicers_panel_does_and_asked_for(app):
+    from protosam_app.actions import act
+
+    press(app, "axial", (200, 150))
+    settle(app)
+    asked = len(app.client.asked)
+    act(app, "smoothing_mm", "2.5")
+    act(app, "bodies", "2")
+    settle(app)
+    clean_up = app.client.asked[-1].clean_up
+    assert (clean_up.smoothing_mm, clean_up.bodies) == (2.5, 2)
+    assert (values(app)["smoothing_mm"], values(app)["bodies"]) == (2.5, 2)
+    assert len(app.client.asked) == asked + 2
+    act(app, "bodies", "2")  # as it is
+    settle(app)
+    assert len(app.client.asked) == asked + 2
+
+
+@pytest.mark.parametrize("value", ["", "-0.1", "50.1", "nan", "inf", "1e999", "wide", None, [], {}])
+def test_a_smoothing_that_cannot_be_is_told(app, value):
+    from protosam_app.actions import act
+
+    act(app, "smoothing_mm", value)
+    assert values(app)["smoothing_mm"] == 0
+    assert len(values(app)["alerts"]) == 1
+
+
+@pytest.mark.parametrize("value", ["", "-1", "100", "1.5", "\u0664", "many", None, True, [2]])
+def test_a_number_of_bodies_that_cannot_be_is_told(app, value):
+    from protosam_app.actions import act
+
+    act(app, "bodies", value)
+    assert values(app)["bodies"] == 0
+    assert len(values(app)["alerts"]) == 1
 
 
 def test_unknown_actions_and_wrong_arguments_are_told_and_harm_nothing(app):

@@ -245,8 +245,10 @@ class FakeClient:
         pending.settle(Prewarmed(0, False))
         return pending
 
-    def predict(self, request, on_done=None, on_progress=None):
+    def predict(self, request, on_done=None, on_progress=None, on_partial=None):
         pending = self._ask(request, on_done, on_progress)
+        if on_partial is not None:
+            pending.on_partial(on_partial)
         self.asked.append(request)
         self.waiting.append(pending)
         return pending

@@ -59,6 +59,8 @@ REQUESTS = [
             remove_islands=False, closing_mm=2.0, opening_mm=0.5, smoothing_mm=1.5, bodies=2
         ),
         editable=Extent((0, 0, 0), (2, 3, 4)),
+        partial=True,
+        settled=("a", "box"),
     ),
     messages.Prewarm("v", (1.0, 2.0, 3.5)),
     messages.Prewarm("v", (1.0, 2.0, 3.5), axis=2, window=Window(0, 1), count=3, model="m"),
@@ -72,6 +74,8 @@ REPLIES = [
     messages.Hello("0.1.0", "3.12.1", 4711),
     messages.Ready("protosam-tiny", "cpu", 2.5, ("A note.",)),
     messages.Progress(0.5, "Slice 3 of 6"),
+    messages.Partial(0, (5, 7), Extent((5, 6, 7), (8, 10, 12)), pack_bits(MASK)),
+    messages.Partial(2, (0,), None, b""),
     messages.VolumeOpened("v", ("old",)),
     messages.VolumeClosed("v"),
     RESULT,
@@ -229,6 +233,10 @@ CLEAN_UP = {"remove_islands": True, "fill_holes": False, "closing_mm": 2.0, "ope
         ("prompts", {"set": None, "prior": None}),
         ("prompts", {**PREDICT.body["prompts"], "prior": {"id": 5, "extent": None}}),
         ("model", ["protosam-tiny"]),
+        ("partial", 1),
+        ("partial", None),
+        ("settled", "a"),
+        ("settled", [1]),
     ],
 )
 def test_a_field_of_another_type_or_value_is_refused_with_a_sentence(name, value):
@@ -244,6 +252,61 @@ def test_a_clean_up_of_an_older_host_is_read_with_the_new_steps_off():
 
     wanted = CleanUp(remove_islands=True, fill_holes=False, closing_mm=2.0, opening_mm=0.5)
     assert messages.parse_request(frame).clean_up == wanted
+
+
+def test_a_request_of_an_older_host_asks_for_no_partial_answers():
+    body = {n: value for n, value in PREDICT.body.items() if n not in ("partial", "settled")}
+
+    found = messages.parse_request(Frame(1, "predict", body, PREDICT.arrays))
+    assert (found.partial, found.settled) == (False, ())
+
+
+PARTIAL = messages.reply_frame(
+    1, messages.Partial(0, (5, 7), Extent((5, 6, 7), (8, 10, 12)), pack_bits(MASK))
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("axis", 3),
+        ("axis", -1),
+        ("axis", True),
+        ("axis", None),
+        ("slices", []),
+        ("slices", [7, 5]),
+        ("slices", [5, 5, 7]),
+        ("slices", [-1, 7]),
+        ("slices", [6, 7]),
+        ("slices", [5, 6]),
+        ("slices", [5, 7.0]),
+        ("slices", "57"),
+        ("slices", None),
+        ("extent", None),
+        ("extent", {"start_kji": [5, 6, 7], "stop_kji": [8, 10, 13]}),
+        ("extent", {"start_kji": [5, 6, 7], "stop_kji": [5, 10, 12]}),
+        ("extent", {"start_kji": [5, -6, 7], "stop_kji": [8, -2, 12]}),
+        ("extent", {"start_kji": [5, 6, 7], "stop_kji": [1 << 40, 1 << 40, 1 << 40]}),
+        ("colour", "red"),
+    ],
+)
+def test_a_partial_answer_that_cannot_be_right_is_a_failure_of_the_worker(name, value):
+    with pytest.raises(WorkerFailure):
+        messages.parse_reply(Frame(1, "partial", {**PARTIAL.body, name: value}, PARTIAL.arrays))
+
+
+@pytest.mark.parametrize("length", [0, 7, 9, 1000])
+def test_a_partial_answer_of_another_length_is_refused(length):
+    arrays = {"bits": np.zeros(length, np.uint8)}
+    with pytest.raises(WorkerFailure, match="does not fit"):
+        messages.parse_reply(Frame(1, "partial", PARTIAL.body, arrays))
+
+
+def test_the_mask_of_a_partial_answer_is_unpacked_to_its_box():
+    found = messages.parse_reply(PARTIAL)
+
+    np.testing.assert_array_equal(found.mask(), MASK)
+    assert messages.Partial(0, (5,), None, b"").mask().shape == (0, 0, 0)
 
 
 def test_a_result_of_an_older_worker_is_read_without_a_report():
@@ -279,10 +342,10 @@ def test_a_report_of_another_form_is_refused(value):
 
 
 def test_only_fields_that_came_later_may_be_missing():
-    for kind in (CleanUp, messages.Result):
+    for kind in (CleanUp, messages.Predict, messages.Result):
         known = {one.name for one in dataclasses.fields(kind)}
         assert LATER[kind.__name__] < known
-    assert set(LATER) == {"CleanUp", "Result"}
+    assert set(LATER) == {"CleanUp", "Predict", "Result"}
 
 
 def test_a_missing_and_an_unknown_field_are_named():

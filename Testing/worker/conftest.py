@@ -68,7 +68,9 @@ class RawWorker:
         """The reply that ends this request; of 0, the failure of the connection."""
         while (found := self.next()) is not None:
             number, reply = found
-            ends = reply.KIND == "failed" if number == 0 else reply.KIND != "progress"
+            ends = (
+                reply.KIND == "failed" if number == 0 else reply.KIND not in ("progress", "partial")
+            )
             if number == request_id and ends:
                 return reply
         raise AssertionError(f"the worker ended without an answer to {request_id}")

@@ -4,8 +4,10 @@ Run as a program by the tests of the worker. Commands reach the engine through t
 a prediction, so that the wire needs no verb for tests:
 
 * ``slow:SECONDS``  many small steps with progress, cancellable between them
+* ``parts:SECONDS`` likewise, with a partial answer in each step where the request asks for them
 * ``stuck:SECONDS`` one long step that cannot be cancelled
 * ``print``         prints from Python, from C and from a child process
+* ``lies``          sends a partial answer, asked for or not
 * ``crash``         leaves with exit code 3 at once
 * ``raise`` / ``memory`` / ``nan``   fails in these ways
 * anything else     answers at once
@@ -69,10 +71,20 @@ class FakeEngine:
             time.sleep(STEP_S)
         return request.count
 
-    def predict(self, volume, request, on_progress, should_stop):
+    def predict(self, volume, request, on_progress, should_stop, on_partial):
         command, _, argument = request.model.partition(":")
         if command == "slow":
             self._work(float(argument), on_progress, should_stop)
+        elif command == "parts":
+
+            def tell(fraction, text):
+                on_progress(fraction, text)
+                if request.partial:
+                    on_partial(messages.Partial(0, (1,), Extent((1, 2, 3), (2, 3, 4)), b"\x80"))
+
+            self._work(float(argument), tell, should_stop)
+        elif command == "lies":
+            on_partial(messages.Partial(0, (1,), None, b""))  # nobody has asked for it
         elif command == "stuck":
             time.sleep(float(argument))
         elif command == "print":

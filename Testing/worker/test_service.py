@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from protosam.errors import Cancelled, InvalidPrompt, ModelUnavailable, OutOfMemory
-from protosam.extents import bounding_extent
+from protosam.extents import Extent, bounding_extent
 from protosam.geometry import Volume
 from protosam.intensity import Window
 from protosam.mending import CleanUpReport, StepReport
+from protosam.models.partials import PartialAnswer
 from protosam.models.segmenter import Segmentation
 from protosam.prompts import Point, PromptSet
-from protosam.wire.messages import LoadModel, Predict, Prewarm
+from protosam.wire.messages import LoadModel, Partial, Predict, Prewarm
 from protosam.worker import service
 from protosam.worker.service import ModelEngine, ModelSettings
 
@@ -44,10 +45,11 @@ class BrightSegmenter:
 
     failures: ClassVar[list[Exception]] = []
 
-    def __init__(self, model, *, cache):
+    def __init__(self, model, *, cache, refiner, decoder):
         self.model, self.cache = model, cache
+        self.refiner, self.decoder = refiner, decoder
 
-    def segment(self, volume, request, *, on_progress, should_stop):
+    def segment(self, volume, request, *, on_progress, should_stop, on_partial, settled):
         if self.failures:
             raise self.failures.pop()
         if not request.prompts.points:
@@ -58,6 +60,11 @@ class BrightSegmenter:
             on_progress(step / 5, "slices")
         mask = volume.voxels > (request.window.low + request.window.high) / 2
         extent = bounding_extent(mask)
+        if on_partial is not None:
+            on_partial(
+                PartialAnswer(Extent((6, 9, 9), (7, 11, 11)), mask[6:7, 9:11, 9:11], 0, (6,))
+            )
+            on_partial(PartialAnswer(None, mask[:0, :0, :0], 0, (len(settled),)))
         return Segmentation(
             extent=extent,
             mask=mask[extent.slices] if extent else np.zeros((0, 0, 0), bool),
@@ -122,7 +129,7 @@ def a_ball():
 def predict(engine, volume, **fields):
     prompts = PromptSet(points=(Point((6, 10, 10), True, "a"),))
     request = Predict(volume.uid, prompts, window=Window(0, 100), **fields)
-    return engine.predict(volume, request, lambda fraction, text: None, lambda: False)
+    return engine.predict(volume, request, lambda fraction, text: None, lambda: False, print)
 
 
 def test_a_click_becomes_the_whole_ball(engine, a_ball):
@@ -140,7 +147,7 @@ def test_a_click_becomes_the_whole_ball(engine, a_ball):
 def test_an_empty_answer_has_no_extent(engine, a_ball):
     prompts = PromptSet(points=(Point((0, 0, 0), True, "a"),))
     request = Predict(a_ball.uid, prompts, window=Window(150, 300))
-    result = engine.predict(a_ball, request, lambda fraction, text: None, lambda: False)
+    result = engine.predict(a_ball, request, lambda fraction, text: None, lambda: False, print)
 
     assert result.extent is None
     assert result.bits == b""
@@ -152,15 +159,31 @@ def test_progress_and_stopping_reach_the_model(engine, a_ball):
     request = Predict(a_ball.uid, prompts, window=Window(0, 100))
     with pytest.raises(Cancelled):
         engine.predict(
-            a_ball, request, lambda fraction, text: told.append(fraction), lambda: len(told) > 2
+            a_ball,
+            request,
+            lambda fraction, text: told.append(fraction),
+            lambda: len(told) > 2,
+            print,
         )
 
     assert told
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_partial_answers_come_only_where_they_are_asked_for(engine, a_ball, wanted):
+    handed = []
+    prompts = PromptSet(points=(Point((6, 10, 10), True, "a"),))
+    request = Predict(a_ball.uid, prompts, window=Window(0, 100), partial=wanted, settled=("a",))
+    engine.predict(a_ball, request, print, lambda: False, handed.append)
+
+    box = Extent((6, 9, 9), (7, 11, 11))
+    expected = [Partial(0, (6,), box, b"\xf0"), Partial(0, (1,), None, b"")]
+    assert handed == (expected if wanted else [])
+
+
 def test_a_request_without_an_object_is_refused(engine, a_ball):
     with pytest.raises(InvalidPrompt):
-        engine.predict(a_ball, Predict(a_ball.uid, PromptSet()), print, lambda: False)
+        engine.predict(a_ball, Predict(a_ball.uid, PromptSet()), print, lambda: False, print)
 
 
 def test_the_model_of_a_request_replaces_the_one_in_memory(engine, a_ball, loads):

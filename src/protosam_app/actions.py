@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,10 @@ from protosam_app.app import App
 from protosam_app.mouse import Tool
 from protosam_app.pointer import TOOLS
 from protosam_app.views import PLANES, SPACE
+
+MOST_SMOOTHING_MM = 50
+MOST_BODIES = 99
+"""What the page offers at most, as Slicer's panel does."""
 
 LAYERS = {"opacity": "SetOpacity2DFill", "outline": "SetOpacity2DOutline"}
 
@@ -65,6 +70,34 @@ def _setting(app: App, name: str, value: str, allowed: tuple[str, ...]) -> None:
 def _model_window(app: App, value: str) -> None:
     _setting(app, "Window", value, ("automatic", "view"))
     app.controller.rerun()
+
+
+def _smoothing(app: App, value: str) -> None:
+    try:
+        width_mm = round(float(value), 1)
+    except ValueError:
+        width_mm = math.nan
+    if not 0 <= width_mm <= MOST_SMOOTHING_MM:
+        raise InvalidInput(
+            f"The smoothing cannot be {value!r:.20} mm wide.", f"Give 0 to {MOST_SMOOTHING_MM} mm."
+        )
+    _clean_up(app, "SmoothingMm", f"{width_mm:g}")
+
+
+def _bodies(app: App, value: str) -> None:
+    count = int(value) if str(value).isascii() and str(value).isdigit() else -1
+    if not 0 <= count <= MOST_BODIES:
+        raise InvalidInput(
+            f"There cannot be {value!r:.20} bodies.", f"Give 0 (any number) to {MOST_BODIES}."
+        )
+    _clean_up(app, "Bodies", str(count))
+
+
+def _clean_up(app: App, name: str, value: str) -> None:
+    """Set a step of the clean-up, and have the segment follow it where it has points."""
+    if app.stage.setting(name) != value:
+        app.stage.set_setting(name, value)
+        app.controller.rerun()
 
 
 def _undo(app: App) -> None:
@@ -159,6 +192,8 @@ ACTIONS: dict[str, Callable[..., object]] = {
     "tool": _tool,
     "scope": _scope,
     "model_window": _model_window,
+    "smoothing_mm": _smoothing,
+    "bodies": _bodies,
     "undo": _undo,
     "redo": _redo,
     "escape": _escape,

@@ -59,6 +59,7 @@ def status_values(status: Status, last_ms: int | None) -> Values:
         "can_cancel": status.can_cancel,
         "can_clear": status.can_clear,
         "notes": list(status.notes),
+        "clean_up": status.clean_up,
         "worker": status.worker,
         "chip": "  ·  ".join(part for part in parts if part),
         "chip_text": status.worker_text,
@@ -99,6 +100,8 @@ def scene_values(stage: Stage, segments: Segments, counts: Mapping[str, int]) ->
         "layer_opacity": fill,
         "layer_outline": outline,
         "model_window": stage.setting("Window"),
+        "smoothing_mm": float(stage.setting("SmoothingMm")),
+        "bodies": int(stage.setting("Bodies")),
         "presets": [{"name": name, "low": low, "high": high} for name, low, high in presets],
         **window,
     }

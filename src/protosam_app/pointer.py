@@ -14,8 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
-from protosam.scene import Controller
-from protosam.scene.grids import matrix_of
+from protosam.scene import Controller, matrix_of
 from protosam_app.marks import Colour, Marks
 from protosam_app.mouse import Mouse, PointXY, Tool
 from protosam_app.segments import Segments

@@ -22,7 +22,7 @@ from protosam.errors import InvalidInput, StorageFailure
 from protosam.extents import BoolArray, Extent
 from protosam.geometry import Volume
 from protosam.itk_grid import set_image_affine
-from protosam.scene.grids import ReferenceGrid
+from protosam.scene import ReferenceGrid
 from protosam.seg_nrrd import Segment, write_segmentation
 from protosam.storage import atomic_path
 from protosam_app.segments import Segments, rgb_of

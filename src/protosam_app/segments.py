@@ -18,9 +18,7 @@ import slicer
 from protosam.errors import InvalidInput
 from protosam.extents import BoolArray, Extent
 from protosam.geometry import spacing_kji_mm
-from protosam.scene.grids import ReferenceGrid, reference_grid
-from protosam.scene.layers import BINARY_LABELMAP, Layers
-from protosam.scene.records import tag_of
+from protosam.scene import BINARY_LABELMAP, Layers, ReferenceGrid, reference_grid, tag_of
 from protosam_app.stage import Node, Stage
 
 PALETTE = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 from trame.widgets import html
 from trame.widgets import vuetify3 as v3
 
+from protosam_app.actions import MOST_BODIES, MOST_SMOOTHING_MM
 from protosam_app.segments import NAME_LETTERS, PALETTE
 
 TOOL_BUTTONS = (
@@ -46,6 +47,7 @@ def build() -> None:
         _segments()
         _tools()
         _points()
+        _clean_up()
         _display()
 
 
@@ -263,6 +265,40 @@ def _points() -> None:
             html.Span("{{ one.text }}")
             _mini("mdi-close", "Take this one back", act("remove", "one.id"))
         html.Div("{{ notes.join(' ') }}", v_if=("notes.length",), classes="ps-quiet ps-small mt-1")
+
+
+def _clean_up() -> None:
+    with html.Section(classes="ps-section", v_if=("volume_id",)):
+        with _head("Clean up"):
+            pass
+        with html.Div(classes="ps-row"):
+            _number("smoothing_mm", "Smooth", "0 = off", top=MOST_SMOOTHING_MM, step=0.5)
+            html.Span("mm", classes="ps-quiet ps-small")
+            html.Div(classes="ps-grow")
+            _number("bodies", "Bodies", "0 = any number", top=MOST_BODIES, step=1)
+        html.Div(
+            "Cleaned up: {{ clean_up }}",
+            v_if=("clean_up",),
+            classes="ps-quiet ps-small mt-1",
+            id="ps-cleaned",
+        )
+
+
+def _number(name: str, title: str, tip: str, *, top: int, step: float) -> None:
+    """Field for a number from 0 on; a value that is refused makes way for the old one."""
+    html.Span(title, classes="ps-small ps-quiet")
+    html.Input(
+        type="number",
+        classes="ps-number",
+        value=(name,),
+        min=0,
+        max=top,
+        step=step,
+        title=tip,
+        id=f"ps-{name}",
+        raw_attrs=[*spoken(label=f"{title} ({tip})"), '@keydown.enter="$event.target.blur()"'],
+        change=f"{act(name, '$event.target.value')}; $event.target.value = {name}",
+    )
 
 
 def _display() -> None:

@@ -19,7 +19,7 @@ from trame_slicer.views import SliceView, ThreeDView, ViewProps
 from vtkmodules.vtkCommonCore import vtkCommand
 
 from protosam.extents import FloatArray
-from protosam.scene.grids import matrix_of
+from protosam.scene import matrix_of
 from protosam_app.stage import Node, Stage
 
 PLANES = ("axial", "sagittal", "coronal")

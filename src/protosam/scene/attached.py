@@ -125,6 +125,7 @@ class Attached:
             self._editing.prompts_changed = True
         self._drop_missing_volumes()
         self._editing.session()
+        self._editing.follow_previews()
 
     def _read_settings(self) -> None:
         self._place.settings, bad = Settings.read(self._place.editor_node)

@@ -23,7 +23,7 @@ from protosam.prompts import PromptSet
 from protosam.scene.settings import Settings
 from protosam.scene.source import Source
 from protosam.wire.client import WorkerClient
-from protosam.wire.messages import Predict, Prewarm, Progress, Result, StatsReport
+from protosam.wire.messages import Partial, Predict, Prewarm, Progress, Result, StatsReport
 from protosam.wire.pending import Pending
 
 PREWARM_SLICES = 8
@@ -54,6 +54,8 @@ class Question:
     """Name of the segment on the wire."""
     generation: int
     """Number of the request for this target."""
+    settled: tuple[str, ...] = ()
+    """Ids of the prompts whose answer is shown already."""
 
 
 class Desk:
@@ -100,8 +102,9 @@ class Desk:
         question: Question,
         on_done: Callable[[Pending[Result]], object],
         on_progress: Callable[[Progress], object],
+        on_partial: Callable[[Partial], object],
     ) -> Pending[Result]:
-        """Ask for a mask."""
+        """Ask for a mask, and for parts of it while it is made."""
         self.open(question.source)
         usual = question.settings.clean_up == CleanUp()
         request = Predict(
@@ -113,8 +116,10 @@ class Desk:
             model=self._model(question.settings),
             adapter=self._adapter(question.settings),
             clean_up=None if usual else question.settings.clean_up,
+            partial=True,
+            settled=question.settled,
         )
-        return self.client.predict(request, on_done, on_progress)
+        return self.client.predict(request, on_done, on_progress, on_partial)
 
     def prewarm(
         self,

@@ -4,13 +4,15 @@ Rules
 -----
 * Every request carries the whole list of prompts. An answer is written only while it is still the
   one that is awaited, its volume is still selected, and its segment still exists.
-* One action, one undo state, one record in the segment's tag.
+* One action, one undo state, one record in the segment's tag. What is shown of an answer before it
+  is there is none of these, and goes with its request.
 * What goes wrong becomes one message. Prompts that only lack an answer stay, so that the next click
   carries them again; prompts that were refused for what they are, go.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +28,7 @@ from protosam.scene.desk import Desk, Question, window_of
 from protosam.scene.grids import GridMap, Node, ReferenceGrid, reference_grid
 from protosam.scene.layers import Layers
 from protosam.scene.masking import Masks
+from protosam.scene.preview import Preview, slabs
 from protosam.scene.records import PROMPTS_TAG, Origin, Patch, Record, set_tags, tag_of
 from protosam.scene.selection import Selection
 from protosam.scene.sessions import Job, Session, new_revision, restored, says_where
@@ -33,10 +36,12 @@ from protosam.scene.settings import Settings
 from protosam.scene.source import Source
 from protosam.scene.status import TEXTS, Message
 from protosam.scene.writing import Canvas, Writer
-from protosam.wire.messages import Progress, Result
+from protosam.wire.messages import Partial, Progress, Result
 from protosam.wire.pending import Pending
 
 Key = tuple[str, str]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -147,12 +152,19 @@ class Editing:
             job.start = session.start = replace(session.start, alone=is_empty)
         session.job, session.hint = job, "working"
         question = Question(
-            source, session.wanted, settings, self.window(), session.target, session.generation
+            source,
+            session.wanted,
+            settings,
+            self.window(),
+            session.target,
+            session.generation,
+            session.settled,
         )
         job.pending = self._desk.predict(
             question,
             on_done=lambda pending: self._answered(key, session, job, pending),
             on_progress=lambda report: self._progressed(job, report),
+            on_partial=lambda partial: self._partly_answered(key, session, job, partial),
         )
 
     def clear(self, session: Session) -> None:
@@ -191,10 +203,41 @@ class Editing:
     def _progressed(self, job: Job, report: Progress) -> None:
         job.progress, job.progress_text = report.fraction, report.text
 
+    def follow_previews(self) -> None:
+        """Keep what is shown ahead of answers in step with its segments."""
+        for session in self._sessions.values():
+            if session.job is not None and session.job.preview is not None:
+                session.job.preview.follow()
+
+    def _partly_answered(self, key: Key, session: Session, job: Job, partial: Partial) -> None:
+        """Show some slices of an answer; the segment stays as it is."""
+        if session.job is not job:
+            return
+        if not self._is_wanted(key, job):
+            job.withdraw()
+            return
+        with self._writing():
+            try:
+                if job.preview is None:
+                    job.preview = self._preview(key[1], job)
+                job.preview.show(partial)
+            except InvalidInput as error:
+                # The answer goes on; what is wrong with the scene is told when that is written.
+                _LOG.warning("No preview: %s", error)
+                job.withdraw()
+
+    def _preview(self, segment_id: str, job: Job) -> Preview:
+        layers = self._layers(self._place.selection)
+        grids = _grid_map(job.source, layers.grid)
+        masks = self._masks(segment_id, job, layers, grids)
+        start = _on_grid(job.start, layers.grid)
+        return Preview(masks, grids, job.source.volume.shape_kji, start)
+
     def _answered(self, key: Key, session: Session, job: Job, pending: Pending[Result]) -> None:
         if session.job is not job:
             return  # a newer request, an undo or a cancel has made it stale
         session.job = None
+        job.withdraw()
         self.prompts_changed = True
         if pending.error is not None:
             self._failed(session, pending.error)
@@ -338,12 +381,8 @@ def _answered_slices(prompts: PromptSet, axis: int, source: Source) -> list[Exte
     """Slices of the volume that hold prompts."""
     places: list[Any] = [point.point_kji for point in prompts.points]
     places += [box.low_kji for box in prompts.boxes]
-    found = []
-    for index in sorted({int(np.floor(place[axis] + 0.5)) for place in places}):
-        start, stop = [0, 0, 0], list(source.volume.shape_kji)
-        start[axis], stop[axis] = index, index + 1
-        found.append(Extent((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
-    return found
+    indices = sorted({int(np.floor(place[axis] + 0.5)) for place in places})
+    return slabs(indices, axis, Extent.of_shape(source.volume.shape_kji))
 
 
 def _hint(record: Record, drawn: Patch) -> str:

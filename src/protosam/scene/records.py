@@ -85,8 +85,18 @@ class Patch:
         out = np.zeros(box.shape_kji, dtype=np.bool_)
         both = self.extent.intersection(box)
         if not both.is_empty:
-            out[within(both, box)] = self.mask()[within(both, self.extent)]
+            k, j, i = within(both, self.extent)
+            whole = k == slice(0, self.extent.shape_kji[0])
+            out[within(both, box)] = self.mask()[:, j, i] if whole else self._layers(k)[:, j, i]
         return out
+
+    def _layers(self, k: slice) -> BoolArray:
+        """Mask of some layers of the box; the others stay packed, as unpacking takes its time."""
+        _, rows, columns = self.extent.shape_kji
+        begin, end = k.start * rows * columns, k.stop * rows * columns
+        part = np.frombuffer(self.bits, dtype=np.uint8)[begin // 8 : -(-end // 8)]
+        flat = np.unpackbits(part)[begin % 8 :][: end - begin]
+        return flat.view(np.bool_).reshape(-1, rows, columns)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ Rules
 * The segment's tag is the truth. When it says something else than was last written, somebody has
   undone, redone, loaded or copied; then the tag is followed and what runs is given up.
 * A new list of prompts begins by sealing: the mask that the old list gave stays.
-* It knows no host and no nodes, only the text of the tag.
+* It knows no host and no nodes, only the text of the tag; and that what is shown ahead of an answer
+  goes when its request is over.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from protosam.prompts import PromptSet
+from protosam.scene.preview import Preview
 from protosam.scene.records import Patch, Record, TagRecord
 from protosam.scene.source import Source
 from protosam.wire.messages import Result
@@ -45,6 +47,13 @@ class Job:
     """0 to 1."""
     progress_text: str = ""
     """What is being done."""
+    preview: Preview | None = None
+    """What is shown of the answer already."""
+
+    def withdraw(self) -> None:
+        """Show nothing ahead of the answer any more."""
+        if self.preview is not None:
+            self.preview.withdraw()
 
 
 class Session:
@@ -89,6 +98,11 @@ class Session:
         """Ids of the prompts that the mask does not follow from yet."""
         known = {one.id: one for one in _all(self.record.prompts)}
         return frozenset(one.id for one in _all(self.wanted) if known.get(one.id) != one)
+
+    @property
+    def settled(self) -> tuple[str, ...]:
+        """Ids of the wanted prompts that the mask follows from already."""
+        return tuple(one for one in self.wanted.ids if one not in self.unanswered)
 
     def next_id(self) -> str:
         """Id for a new prompt, not used in this list before."""
@@ -167,6 +181,7 @@ class Session:
         self.generation += 1
         if job is None:
             return False
+        job.withdraw()
         if job.pending is not None:
             job.pending.cancel()
         return True

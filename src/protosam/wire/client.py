@@ -35,6 +35,7 @@ DRAIN_S = 0.01
 
 Done = Callable[[Pending[Any]], object]
 Reported = Callable[[messages.Progress], object]
+Shown = Callable[[messages.Partial], object]
 
 
 class WorkerClient:
@@ -148,9 +149,16 @@ class WorkerClient:
         request: messages.Predict,
         on_done: Done | None = None,
         on_progress: Reported | None = None,
+        on_partial: Shown | None = None,
     ) -> Pending[messages.Result]:
-        """Ask for the mask of one object; its volume must have been given to `open_volume`."""
-        return self._ask(request, on_done, on_progress)
+        """Ask for the mask of one object; its volume must have been given to `open_volume`.
+
+        `on_partial` gets slices of the answer as they are made, if the request asks for that.
+        """
+        pending = self._ask(request, on_done, on_progress)
+        if on_partial is not None:
+            pending.on_partial(on_partial)
+        return pending
 
     def prewarm(
         self, request: messages.Prewarm, on_done: Done | None = None

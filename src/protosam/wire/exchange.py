@@ -278,11 +278,13 @@ class Exchange:
         elif request_id == 0:
             self._take_unasked(reply)
         elif (pending := self._pending.get(request_id)) is None:
-            if isinstance(reply, messages.Progress):
-                return  # of a request that was cancelled while this was on its way
+            if isinstance(reply, messages.Progress | messages.Partial):
+                return  # of a request that was given up while this was on its way
             self.log.note(f"(a {reply.KIND!r} reply to the unknown request {request_id} came)")
         elif isinstance(reply, messages.Progress):
             pending.report(reply)
+        elif isinstance(reply, messages.Partial) and getattr(pending.request, "partial", False):
+            pending.hand_out(reply)
         else:
             del self._pending[request_id]
             self._settle(pending, reply)

@@ -30,6 +30,7 @@ _STEP = "Use a worker and a host of the same ProtoSAM version."
 
 LATER: dict[str, frozenset[str]] = {
     "CleanUp": frozenset({"smoothing_mm", "bodies"}),
+    "Predict": frozenset({"partial", "settled"}),
     "Result": frozenset({"clean_up"}),
 }
 """Fields that came after the first messages of this protocol version, by message: an older sender
@@ -261,6 +262,9 @@ CODECS: dict[str, Codec] = {
     "int | None": _or_none(int, _whole),
     "tuple[str, ...]": _plain(
         list, lambda value, name: tuple(_text(one, name) for one in _list(value, name))
+    ),
+    "tuple[int, ...]": _plain(
+        list, lambda value, name: tuple(_whole(one, name) for one in _list(value, name))
     ),
     "dict[str, float]": _plain(
         lambda value: {key: float(one) for key, one in value.items()}, _numbers_by_text

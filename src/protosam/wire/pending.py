@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from protosam.errors import Cancelled, ProtoSAMError, WorkerFailure
-from protosam.wire.replies import Progress, Reply
+from protosam.wire.replies import Partial, Progress, Reply
 from protosam.wire.requests import Request
 
 Answer = TypeVar("Answer", bound=Reply)
@@ -59,6 +59,7 @@ class Pending(Generic[Answer]):
         self._answer: Answer | None = None
         self._on_done: list[Callable[[Pending[Answer]], object]] = []
         self._on_progress: list[Callable[[Progress], object]] = []
+        self._on_partial: list[Callable[[Partial], object]] = []
 
     @property
     def done(self) -> bool:
@@ -80,6 +81,13 @@ class Pending(Generic[Answer]):
     def on_progress(self, callback: Callable[[Progress], object]) -> None:
         """Have this called with each progress report."""
         self._on_progress.append(callback)
+
+    def on_partial(self, callback: Callable[[Partial], object]) -> None:
+        """Have this called with each partial answer; only a `Predict` that asks for them has any.
+
+        Once the request is settled it is not called any more.
+        """
+        self._on_partial.append(callback)
 
     def result(self) -> Answer:
         """Answer of a request that is done.
@@ -145,6 +153,11 @@ class Pending(Generic[Answer]):
         callbacks, self._on_done = self._on_done, []
         for callback in callbacks:
             self.when_done(callback)
+
+    def hand_out(self, partial: Partial) -> None:
+        """Pass a partial answer on. The client's part, no one else's."""
+        for callback in self._on_partial:
+            self._line.soon(lambda call=callback: self.done or call(partial))  # type: ignore[misc]
 
     def report(self, progress: Progress) -> None:
         """Pass a progress report on. The client's part, no one else's."""

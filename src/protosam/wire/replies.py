@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -28,11 +29,25 @@ VOLUME_NOT_OPEN = "VolumeNotOpen"
 SUPERSEDED = "superseded"
 """Reason of a `Cancelled` when a newer request of the same target took the place of this one."""
 
+_VERSIONS_STEP = "Use a worker and a host of the same ProtoSAM version."
+
 
 class Reply:
     """What the worker can say; only its subclasses travel."""
 
     KIND: ClassVar[str]
+
+
+def _check_bits(extent: Extent | None, bits: bytes) -> None:
+    if extent is None:
+        fits = not bits
+    else:
+        inside = not extent.is_empty and min(extent.start_kji) >= 0
+        fits = inside and len(bits) == -(-math.prod(extent.shape_kji) // 8)
+    if not fits:
+        raise InvalidInput(
+            f"A mask of {len(bits)} bytes does not fit into {extent}.", _VERSIONS_STEP
+        )
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,50 @@ class Progress(Reply):
     """0 to 1."""
     text: str
     """What is being done."""
+
+
+@dataclass(frozen=True)
+class Partial(Reply):
+    """Some slices of an answer that is still being made.
+
+    It speaks about `slices` and nothing else: what it does not draw in them is not there so far.
+    A later one, or the result, takes its place.
+    """
+
+    KIND: ClassVar[str] = "partial"
+
+    axis: int
+    """Array axis across which the slices lie."""
+    slices: tuple[int, ...]
+    """The slices that it speaks about, ascending."""
+    extent: Extent | None
+    """Bounding box of their mask in the volume; None = nothing is in them."""
+    bits: bytes
+    """The mask inside the box, packed by `extents.pack_bits`; b"" if it is empty."""
+
+    def __post_init__(self) -> None:
+        _check_bits(self.extent, self.bits)
+        ascending = all(a < b for a, b in itertools.pairwise(self.slices))
+        fits = self.axis in (0, 1, 2) and bool(self.slices) and ascending and self.slices[0] >= 0
+        if fits and self.extent is not None:
+            first, stop = self.extent.start_kji[self.axis], self.extent.stop_kji[self.axis]
+            fits = self.slices[0] <= first and stop <= self.slices[-1] + 1
+        if not fits:
+            raise InvalidInput(
+                f"{len(self.slices)} slices across axis {self.axis!r:.20} do not fit to a mask in "
+                f"{self.extent}.",
+                _VERSIONS_STEP,
+            )
+
+    def mask(self) -> BoolArray:
+        """Mask inside of `extent`.
+
+        Returns
+        -------
+        (k, j, i) bool
+            Of shape `extent.shape_kji`, or (0, 0, 0) if it is empty.
+        """
+        return unpack_bits(self.bits, self.extent.shape_kji if self.extent else (0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -135,16 +194,7 @@ class Result(Reply):
     """What each step of the clean-up has done; empty from a worker that does not say so."""
 
     def __post_init__(self) -> None:
-        if self.extent is None:
-            fits = not self.bits
-        else:
-            inside = not self.extent.is_empty and min(self.extent.start_kji) >= 0
-            fits = inside and len(self.bits) == -(-math.prod(self.extent.shape_kji) // 8)
-        if not fits:
-            raise InvalidInput(
-                f"A mask of {len(self.bits)} bytes does not fit into {self.extent}.",
-                "Use a worker and a host of the same ProtoSAM version.",
-            )
+        _check_bits(self.extent, self.bits)
 
     def mask(self) -> BoolArray:
         """Mask inside of `extent`.
@@ -283,6 +333,7 @@ REPLIES: dict[str, type[Reply]] = {
     "hello": Hello,
     "ready": Ready,
     "progress": Progress,
+    "partial": Partial,
     "volume_opened": VolumeOpened,
     "volume_closed": VolumeClosed,
     "result": Result,

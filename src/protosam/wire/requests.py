@@ -124,6 +124,10 @@ class Predict(Request):
     """How the mask is cleaned; None = the usual way."""
     editable: Extent | None = None
     """The only voxels that the host will write; None = all."""
+    partial: bool = False
+    """Whether `Partial` replies are wanted while the answer for a volume is made."""
+    settled: tuple[str, ...] = ()
+    """Ids of prompts whose answer the host shows already; no `Partial` tells of them."""
 
     def __post_init__(self) -> None:
         _check_uid(self.volume_uid, "uid of the volume")

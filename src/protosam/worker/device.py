@@ -98,7 +98,7 @@ def _perform(engine: Engine, job: Job, progress: _Progress) -> messages.Reply:
         engine.forget(request.uid)
         return messages.VolumeClosed(request.uid)
     if isinstance(request, messages.Predict) and volume is not None:
-        return engine.predict(volume, request, progress, job.stopped.is_set)
+        return engine.predict(volume, request, progress, job.stopped.is_set, progress.partial)
     if isinstance(request, messages.Prewarm) and volume is not None:
         slices = engine.prewarm(volume, request, job.stopped.is_set)
         return messages.Prewarmed(slices, yielded=job.stopped.is_set())
@@ -106,7 +106,7 @@ def _perform(engine: Engine, job: Job, progress: _Progress) -> messages.Reply:
 
 
 class _Progress:
-    """Tells the host how far a job is, not too often."""
+    """Tells the host how far a job is, not too often, and nothing of one that was dropped."""
 
     def __init__(self, outbox: Outbox, job: Job) -> None:
         self._outbox, self._job = outbox, job
@@ -114,7 +114,13 @@ class _Progress:
 
     def __call__(self, fraction: float, text: str) -> None:
         now = time.monotonic()
-        if now >= self._next_s and not self._job.stopped.is_set():
+        if now >= self._next_s:
             self._next_s = now + PROGRESS_S
-            share = min(max(fraction, 0.0), 1.0)
-            self._outbox.send(self._job.request_id, messages.Progress(share, text))
+            self._say(messages.Progress(min(max(fraction, 0.0), 1.0), text))
+
+    def partial(self, partial: messages.Partial) -> None:
+        """Pass on a part of the answer."""
+        self._say(partial)
+
+    def _say(self, reply: messages.Reply) -> None:
+        self._outbox.send(self._job.request_id, reply, unless=self._job.stopped.is_set)

@@ -15,6 +15,7 @@ from protosam.wire.messages import (
     LoadModel,
     ModelInfo,
     ModelLoaded,
+    Partial,
     Predict,
     Prewarm,
     Result,
@@ -22,6 +23,9 @@ from protosam.wire.messages import (
 
 OnProgress = Callable[[float, str], None]
 """Gets a fraction from 0 to 1 and what is being done."""
+
+OnPartial = Callable[[Partial], None]
+"""Gets slices of an answer as they are made."""
 
 ShouldStop = Callable[[], bool]
 """Asked between the steps of a job."""
@@ -59,9 +63,17 @@ class Engine(Protocol):
         ...
 
     def predict(
-        self, volume: Volume, request: Predict, on_progress: OnProgress, should_stop: ShouldStop
+        self,
+        volume: Volume,
+        request: Predict,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
+        on_partial: OnPartial,
     ) -> Result:
-        """Segment one object; `errors.Cancelled` if it was stopped."""
+        """Segment one object; `errors.Cancelled` if it was stopped.
+
+        `on_partial` is called only if the request asks for it.
+        """
         ...
 
     def prewarm(self, volume: Volume, request: Prewarm, should_stop: ShouldStop) -> int:

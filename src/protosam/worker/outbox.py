@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from io import FileIO
 
 from protosam.wire.frames import encode
@@ -26,10 +27,20 @@ class Outbox:
         self._lock = threading.Lock()
         self._last_said = False
         self.served = 0
-        """Answers sent, progress and what was not asked for not counted."""
+        """Answers sent; progress, partial answers and what was not asked for are not counted."""
 
-    def send(self, request_id: int, reply: Reply) -> None:
+    def send(
+        self, request_id: int, reply: Reply, *, unless: Callable[[], bool] | None = None
+    ) -> None:
         """Write a reply. A host that is gone is logged; the reader finds the end of its stream.
+
+        Parameters
+        ----------
+        request_id : int
+        reply : Reply
+        unless : () -> bool, optional
+            Asked when it is this reply's turn; True drops it. Who makes this true before sending a
+            reply of its own can be sure that nothing comes behind that.
 
         Raises
         ------
@@ -38,9 +49,9 @@ class Outbox:
         """
         buffers = encode(reply_frame(request_id, reply))
         with self._lock:
-            if self._last_said:
+            if self._last_said or (unless is not None and unless()):
                 return
-            self.served += request_id > 0 and reply.KIND != "progress"
+            self.served += request_id > 0 and reply.KIND not in ("progress", "partial")
             try:
                 for buffer in buffers:
                     rest = buffer

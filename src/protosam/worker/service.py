@@ -24,18 +24,22 @@ from protosam.models.disk_cache import DiskStore, default_folder
 from protosam.models.embeddings import EmbeddingCache
 from protosam.models.load import DEFAULT_MODEL, load_model
 from protosam.models.memory_ladder import memory_errors
+from protosam.models.partials import PartialAnswer
+from protosam.models.refiner import builtin_refiner
 from protosam.models.segmenter import Segmentation, Segmenter, SegmentRequest
 from protosam.models.slice_model import SliceModel
+from protosam.models.slice_refiner import builtin_slice_refiner
 from protosam.models.weights import list_weights
 from protosam.wire.messages import (
     LoadModel,
     ModelInfo,
     ModelLoaded,
+    Partial,
     Predict,
     Prewarm,
     Result,
 )
-from protosam.worker.engine import EngineStats, OnProgress, ShouldStop
+from protosam.worker.engine import EngineStats, OnPartial, OnProgress, ShouldStop
 
 LoadsModel = Callable[..., SliceModel]
 
@@ -128,7 +132,12 @@ class ModelEngine:
         return ModelLoaded(model.name, request.adapter, model.digest, str(model.device))
 
     def predict(
-        self, volume: Volume, request: Predict, on_progress: OnProgress, should_stop: ShouldStop
+        self,
+        volume: Volume,
+        request: Predict,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
+        on_partial: OnPartial,
     ) -> Result:
         """Segment one object; `errors.Cancelled` if it was stopped."""
         question = SegmentRequest(
@@ -139,7 +148,12 @@ class ModelEngine:
         )
         segmenter = self._use(self._chosen(request.model, request.adapter))
         answer = segmenter.segment(
-            volume, question, on_progress=on_progress, should_stop=should_stop
+            volume,
+            question,
+            on_progress=on_progress,
+            should_stop=should_stop,
+            on_partial=(lambda one: on_partial(_partial_reply(one))) if request.partial else None,
+            settled=request.settled,
         )
         return self._result(volume, request, answer)
 
@@ -176,7 +190,12 @@ class ModelEngine:
                 weights_dir=self._settings.weights_dir,
                 device=choice.device,
             )
-            self._segmenter = Segmenter(model, cache=self._cache)
+            self._segmenter = Segmenter(
+                model,
+                cache=self._cache,
+                refiner=builtin_refiner(model.device),
+                decoder=builtin_slice_refiner(model.device),
+            )
             self._choice = choice
         return self._segmenter
 
@@ -198,3 +217,8 @@ class ModelEngine:
             notes=answer.notes,
             clean_up=answer.clean_up,
         )
+
+
+def _partial_reply(answer: PartialAnswer) -> Partial:
+    bits = b"" if answer.extent is None else pack_bits(answer.mask)
+    return Partial(answer.axis, answer.slices, answer.extent, bits)
