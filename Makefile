@@ -43,6 +43,7 @@ demo: setup
 
 test: setup rendering
 	@sh scripts/setup_rendering.sh chromium
+	@sh scripts/setup_dicom_tools.sh
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
