@@ -32,7 +32,8 @@ from skimage.transform import resize
 from protosam.errors import InvalidInput, InvalidPrompt, OutOfMemory, WeightsRefused
 from protosam.models.cards import MODEL_CARDS
 from protosam.models.load import load_model
-from protosam.models.predictor import SamEmbedding, SamMasks, SamSliceModel
+from protosam.models.predictor import SamEmbedding, SamSliceModel
+from protosam.models.sam_prompts import SamMasks
 from protosam.models.slice_model import SlicePrompts
 
 # Four images through ViT-B: 70 s of one core in all, several times that on a busy machine.

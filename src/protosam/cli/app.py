@@ -12,8 +12,19 @@ from typing import Annotated
 import typer
 
 from protosam import __version__
-from protosam.cli import evaluate, options, train, weights
+from protosam.cli import (
+    adapt,
+    adapters,
+    dicom,
+    evaluate,
+    example,
+    options,
+    train,
+    train_head,
+    weights,
+)
 from protosam.cli.app_command import app_command
+from protosam.cli.batch import batch
 from protosam.cli.options import (
     BUILT_IN_MODEL,
     AdapterOption,
@@ -23,6 +34,8 @@ from protosam.cli.options import (
     WeightsOption,
 )
 from protosam.cli.screen import EXIT_FAILURE, ErrorLineGroup, progress_bar, results
+from protosam.cli.train_auto import train_auto
+from protosam.cli.train_shift import train_shift
 
 app = typer.Typer(
     name="protosam",
@@ -34,8 +47,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(weights.app, name="weights")
+app.add_typer(example.app, name="example")
+app.add_typer(adapters.app, name="adapters")
+app.add_typer(adapt.cases_app, name="cases")
+app.command("adapt")(adapt.adapt)
+app.add_typer(dicom.app, name="dicom")
+app.command("oneshot")(example.oneshot)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train-base")(train.train_base)
+app.command("train-head")(train_head.train_head)
+app.command("train-shift")(train_shift)
+app.command("train-auto")(train_auto)
+app.command("batch")(batch)
 app.command("app")(app_command)
 
 
@@ -71,6 +94,7 @@ def segment(  # noqa: PLR0913 - each option of the command is a parameter
     axis: options.AxisOption = None,
     model: ModelOption = BUILT_IN_MODEL,
     adapter: AdapterOption = "",
+    auto: options.AutoOption = "",
     device: DeviceOption = "auto",
     weights_dir: WeightsOption = None,
     window: options.WindowOption = "auto",
@@ -109,6 +133,7 @@ def segment(  # noqa: PLR0913 - each option of the command is a parameter
         name=name,
         choice=Choice(model, adapter, device, weights_dir),
         use_worker=not no_worker,
+        auto=auto,
     )
     carry_out(order)
 

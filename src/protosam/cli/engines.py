@@ -199,7 +199,9 @@ class InProcessEngine:
         """Load the model; returns seconds."""
         begin = time.perf_counter()
         from protosam.models.load import load_model
+        from protosam.models.refiner import builtin_refiner
         from protosam.models.segmenter import Segmenter
+        from protosam.models.slice_refiner import builtin_slice_refiner
 
         choice = self._choice
         model = load_model(
@@ -209,7 +211,11 @@ class InProcessEngine:
             device=choice.device,
         )
         self._name = model.name
-        self._segmenter = Segmenter(model)
+        self._segmenter = Segmenter(
+            model,
+            refiner=builtin_refiner(model.device),
+            decoder=builtin_slice_refiner(model.device),
+        )
         return time.perf_counter() - begin
 
     def open(self, volume: Volume) -> float:  # noqa: ARG002 - as every engine has it

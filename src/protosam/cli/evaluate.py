@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from protosam.cli.example import MethodName
 from protosam.cli.options import (
     BUILT_IN_MODEL,
     AdapterOption,
@@ -31,6 +32,13 @@ class EngineName(str, Enum):
     protosam = "protosam"
     grow_from_seeds = "grow-from-seeds"
     random_walker = "random-walker"
+
+
+class ProtocolName(str, Enum):
+    """Values of ``--protocol``."""
+
+    clicks = "clicks"
+    oneshot = "oneshot"
 
 
 def evaluate(  # noqa: PLR0913 - each option of the command is a parameter
@@ -59,6 +67,22 @@ def evaluate(  # noqa: PLR0913 - each option of the command is a parameter
     keep_cache: Annotated[
         bool, typer.Option("--keep-cache", help="Keep embeddings between the objects of a case.")
     ] = False,
+    without: Annotated[
+        str,
+        typer.Option(help="Stages to leave out, parted by commas: views, bank, head, walk ..."),
+    ] = "",
+    protocol: Annotated[
+        ProtocolName, typer.Option(help="Clicks, or one finished case for the others.")
+    ] = ProtocolName.clicks,
+    method: Annotated[
+        MethodName, typer.Option(help="With --protocol oneshot: how objects are looked for.")
+    ] = MethodName.p2sam,
+    references: Annotated[
+        int | None, typer.Option(help="With oneshot: draw so many references; all if left out.")
+    ] = None,
+    targets: Annotated[
+        int | None, typer.Option(help="With oneshot: draw so many targets for each.")
+    ] = None,
     region_mm: Annotated[
         float | None,
         typer.Option(
@@ -80,6 +104,7 @@ def evaluate(  # noqa: PLR0913 - each option of the command is a parameter
             weights_dir=weights_dir,
             device=device,
             keep_cache=keep_cache,
+            without=frozenset(_listed(without)),
             region_mm=region_mm,
         ),
         scope=scope.value,
@@ -91,7 +116,64 @@ def evaluate(  # noqa: PLR0913 - each option of the command is a parameter
         cases=_listed(cases),
         seed=seed,
     )
-    _play(settings, json)
+    if protocol is ProtocolName.oneshot:
+        _play_oneshot(settings, json, method.value, (references, targets))
+    else:
+        _play(settings, json)
+
+
+def _play_oneshot(
+    settings: EvaluateSettings,
+    json: Path | None,
+    method: str,
+    counts: tuple[int | None, int | None],
+) -> None:
+    from protosam.evaluate import this_machine
+    from protosam.labelled import cases_of_split, read_dataset
+    from protosam.models.load import load_model
+    from protosam.prompting.methods import method_named
+    from protosam.prompting.oneshot_protocol import OneShotReport, OneShotSettings, play_oneshot
+
+    data, choice = read_dataset(settings.data), settings.choice
+    members = settings.cases
+    if settings.split is not None:
+        path, _, part = settings.split.rpartition(":")
+        listed = cases_of_split(Path(path), part, data.name)
+        members = tuple(name for name in listed if not members or name in members)
+    data = data.chosen(members, settings.limit)
+    wanted = data.labels_named(settings.labels)
+    order = OneShotSettings(method_named(method), wanted, *counts, settings.seed)
+
+    def keep(so_far: OneShotReport) -> None:
+        if json is not None:
+            so_far.write(json)
+
+    with progress_bar("loading") as bar:
+        model = load_model(
+            choice.model,
+            adapter=Path(choice.adapter) if choice.adapter else None,
+            weights_dir=choice.weights_dir,
+            device=choice.device,
+        )
+        machine = this_machine().to_json()
+        report = play_oneshot(model, data, order, machine=machine, on_progress=bar, on_case=keep)
+    keep(report)
+    _tell_oneshot(report.to_json())
+
+
+def _tell_oneshot(report: dict[str, Any]) -> None:
+    keys = ("dice", "dice_spread", "kept_empty", "seconds")
+    rows = [
+        (name, str(mean["objects"]), *(_figure(mean[key]) for key in keys))
+        for name, mean in (*report["per_label"].items(), ("all", report["mean"]))
+    ]
+    protocol = report["protocol"]
+    title = f"{protocol['method']['name']} on {protocol['dataset']}, {protocol['pairs']} pairs"
+    show_table(title, ("label", "objects", "Dice", "spread", "kept empty", "s"), rows)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _play(settings: EvaluateSettings, json: Path | None) -> None:

@@ -12,7 +12,21 @@ BUILT_IN_MODEL = "protosam-tiny"
 """`protosam.models.load.DEFAULT_MODEL`, which is not to be had without torch; a test compares."""
 
 ModelOption = Annotated[str, typer.Option(help="Model by name, or a weights file.")]
-AdapterOption = Annotated[str, typer.Option(help="Folder of an adapter.")]
+AdapterOption = Annotated[
+    str, typer.Option(help="Adapter by name; or folder of a LoRA, or file of train-shift.")
+]
+AutoOption = Annotated[
+    str, typer.Option(help="File or name of train-auto: it clicks where no prompt is given.")
+]
+CasesArgument = Annotated[
+    Path, typer.Argument(help="Folder of <case>_img.* with <case>_lab.* and labels.json.")
+]
+LabelsOption = Annotated[str, typer.Option(help="Names or numbers, parted by commas.")]
+SplitOption = Annotated[
+    str | None, typer.Option(help="FILE:PART; learn from the cases of that part only.")
+]
+CasesOption = Annotated[str, typer.Option(help="Learn from these cases only, parted by commas.")]
+LimitOption = Annotated[int | None, typer.Option(help="Learn from the first so many cases.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 and so on.")]
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights-dir", help="Folder searched first for weights.")
@@ -46,6 +60,11 @@ NameOption = Annotated[str, typer.Option(help="Name of the segment in the file."
 NoWorkerOption = Annotated[
     bool, typer.Option("--no-worker", help="Compute in this process instead of the worker.")
 ]
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Return the parts of a text between commas, without blanks around them."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 class ScopeChoice(str, Enum):

@@ -7,7 +7,7 @@ computing is the engine's, the geometry is `protosam.geometry`'s. Indices are (k
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,12 @@ import SimpleITK as sitk
 
 from protosam.cli.engines import Answer, Choice, Engine, InProcessEngine, Job, WorkerEngine
 from protosam.cli.prompt_options import parse_axis, parse_boxes, parse_points, parse_window
-from protosam.cli.screen import messages, progress_bar, results
+from protosam.cli.screen import Bar, messages, progress_bar, results
+from protosam.cli.suggesting import suggested_prompts
 from protosam.errors import InvalidInput, InvalidPrompt, StorageFailure
 from protosam.extents import BoolArray
 from protosam.geometry import Volume
+from protosam.intensity import Window
 from protosam.itk_grid import set_image_affine
 from protosam.mending import CleanUp
 from protosam.metrics import volume_ml
@@ -61,6 +63,8 @@ class Order:
     """Model, adapter and device."""
     use_worker: bool = True
     """Through the worker, or in this process."""
+    auto: str = ""
+    """Name or file of automatic prompts, used where no prompt is given; empty = none."""
 
 
 def segment(order: Order) -> None:
@@ -75,12 +79,11 @@ def segment(order: Order) -> None:
     with progress_bar("reading the image") as bar:
         volume = read_volume(order.image)
         job = job_of(order, volume)
-        with open_engine(order) as engine:
-            bar(0.0, "starting the model")
-            engine.start()
-            bar(0.0, "opening the volume")
-            engine.open(volume)
-            answer = engine.segment(volume, job, bar)
+        if job.prompts.is_empty:
+            job = _with_suggestions(order, volume, job, bar)
+        elif order.auto:
+            messages().print("Your own prompts were used; --auto clicks where there are none.")
+        answer = _nothing(job) if job.prompts.is_empty else _answered(order, volume, job, bar)
         bar(1.0, "writing the segment")
         write_answer(order.out, volume, answer, order.name)
     _tell(order, volume, answer)
@@ -102,13 +105,34 @@ def job_of(order: Order, volume: Volume) -> Job:
         scope=order.scope,
         axis=parse_axis(order.axis),
     )
-    if prompts.is_empty:
+    if prompts.is_empty and not order.auto:
         raise InvalidPrompt(
             "There is no point and no box to start from.",
-            "Give at least one --point k,j,i,+ or --box k0,j0,i0,k1,j1,i1.",
+            "Give at least one --point k,j,i,+ or --box k0,j0,i0,k1,j1,i1, or --auto.",
         )
     prompts.check_inside(volume.shape_kji)
     return Job(prompts, parse_window(order.window), order.clean_up)
+
+
+def _with_suggestions(order: Order, volume: Volume, job: Job, bar: Bar) -> Job:
+    look = (job.window, job.prompts.axis, order.scope)
+    prompts = suggested_prompts(order.auto, volume, order.choice, look, bar)
+    return replace(job, prompts=prompts)
+
+
+def _answered(order: Order, volume: Volume, job: Job, bar: Bar) -> Answer:
+    with open_engine(order) as engine:
+        bar(0.0, "starting the model")
+        engine.start()
+        bar(0.0, "opening the volume")
+        engine.open(volume)
+        return engine.segment(volume, job, bar)
+
+
+def _nothing(job: Job) -> Answer:
+    """Answer for an object that was not found: an empty mask."""
+    window = job.window or Window(0.0, 1.0)
+    return Answer(None, np.zeros((0, 0, 0), dtype=bool), 0.0, window, "", (), 0.0)
 
 
 def check_output(path: Path) -> None:
@@ -167,7 +191,7 @@ def _write_labelmap(path: Path, mask: BoolArray, volume: Volume) -> None:
 def _tell(order: Order, volume: Volume, answer: Answer) -> None:
     for note in answer.notes:
         messages().print(note, style="yellow", markup=False)
-    if answer.extent is None:
+    if answer.extent is None and answer.model:
         messages().print(
             "The segment is empty: the model found nothing at these prompts. "
             "Try another point, a box, or another --window.",

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from protosam.extents import Extent, bounding_extent, three_ints
 from protosam.geometry import Volume
 from protosam.intensity import Window, apply_window
-from protosam.models.views import SURE, Field, fused
+from protosam.models.views import SURE, Field
 from protosam.models.volume_head import STRIDE
 from protosam.prompts import Point
 
@@ -135,7 +135,11 @@ def with_margin(
 
 
 def evidence_in(
-    extent: Extent, volume: Volume, views: Sequence[Field], membership: Field | None, window: Window
+    extent: Extent,
+    volume: Volume,
+    views: Sequence[Field],
+    membership: Field | None,
+    window: Window,
 ) -> Evidence:
     """Gather what is known in a box.
 
@@ -149,12 +153,14 @@ def evidence_in(
         Log odds of the prototype bank; none are 0 everywhere.
     window : Window
     """
-    whole = fused(views)
-    answer = whole.on(extent, -SURE)
-    weights = np.array([v.weight for v in views]) / sum(v.weight for v in views)
+    weights = [v.weight / sum(w.weight for w in views) for v in views]
+    shown = [view.on(extent, -SURE) for view in views]
+    answer = np.zeros(extent.shape_kji, dtype=np.float32)
+    for logits, weight in zip(shown, weights, strict=True):
+        answer += np.float32(weight) * logits
     squares = np.zeros_like(answer)
-    for view, weight in zip(views, weights, strict=True):
-        squares += np.float32(weight) * (view.on(extent, -SURE) - answer) ** 2
+    for logits, weight in zip(shown, weights, strict=True):
+        squares += np.float32(weight) * (logits - answer) ** 2
     return Evidence(
         answer=answer,
         doubt=np.sqrt(squares),

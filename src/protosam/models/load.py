@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from protosam.errors import InvalidInput, ModelUnavailable, WeightsRefused
+from protosam.models.add_ons import find_add_on
 from protosam.models.cards import MODEL_CARDS, ModelCard, card_named
 from protosam.models.predictor import Precision, SamSliceModel
 from protosam.models.sam import architecture_of, build_sam, fill_sam
+from protosam.models.shift import load_shift
 from protosam.models.slice_model import SliceModel
 from protosam.models.tensors import read_tensors
-from protosam.models.tiny_predictor import load_tiny
+from protosam.models.tiny_predictor import TinySliceModel, load_tiny
 from protosam.models.weights import file_digest, find_weights, verify_weights
 
 FAMILY_KEY = "family"
@@ -46,7 +48,8 @@ def load_model(
         A file that has the name of a card's file must be that file. Any other file is taken as
         the user's own: its tensors tell what it is.
     adapter : Path, optional
-        Folder of a LoRA adapter in peft's format.
+        Folder of a LoRA adapter in peft's format, or file of a shift (`models.shift`), or the
+        name of one of them in `add_ons.names_folder`.
     weights_dir : Path, optional
         Folder in which names are looked up first.
     device : str
@@ -77,9 +80,19 @@ def load_model(
         raise InvalidInput(f"{path} has a card of its own; `like` is for files without one.")
     sha256 = file_digest(path) if known is None else verify_weights(known, path)
     card = known or _card_of_own_file(path, like)
-    if card.family == "tiny":
-        return _load_tiny(path, sha256, target, adapter)
-    return _load_sam(card, path, sha256, device=target, precision=precision, adapter=adapter)
+    given = None if adapter is None else find_add_on(adapter)
+    shift = None
+    if given is not None and given.is_file():
+        shift, given = load_shift(given, base_sha256=sha256), None
+    model = (
+        _load_tiny(path, sha256, target, given)
+        if card.family == "tiny"
+        else _load_sam(card, path, sha256, device=target, precision=precision, adapter=given)
+    )
+    if shift is not None:
+        shift.check_fits(model.network.mask_decoder)
+        model.shift_by(shift)
+    return model
 
 
 def choose_device(device: str) -> torch.device:
@@ -165,7 +178,7 @@ def _load_sam(
     device: torch.device,
     precision: Precision,
     adapter: Path | None,
-) -> SliceModel:
+) -> SamSliceModel:
     network = fill_sam(build_sam(card.architecture), read_tensors(path).tensors, str(path))
     if adapter is not None:
         _add_adapter(network, sha256, adapter)
@@ -179,7 +192,9 @@ def _load_sam(
     )
 
 
-def _load_tiny(path: Path, sha256: str, device: torch.device, adapter: Path | None) -> SliceModel:
+def _load_tiny(
+    path: Path, sha256: str, device: torch.device, adapter: Path | None
+) -> TinySliceModel:
     model = load_tiny(path, digest=_identity(sha256, adapter), device=device)
     if adapter is not None:
         _add_adapter(model.network, sha256, adapter)

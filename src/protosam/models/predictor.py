@@ -29,7 +29,10 @@ from protosam.models.precision import has_fast_bfloat16
 from protosam.models.sam import Sam
 from protosam.models.sam_decoder import SamDecoder
 from protosam.models.sam_images import Frame, to_image_grid, to_mask_input, to_square
+from protosam.models.sam_prompts import SamMasks, SamPrompts
+from protosam.models.shift import PatternShift
 from protosam.models.slice_model import SliceAnswer, SliceEmbedding, SlicePrompts
+from protosam.models.token_grid import NeckTokens
 
 Float32Array = npt.NDArray[np.float32]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -61,47 +64,6 @@ class SamEmbedding:
     def nbytes(self) -> int:
         """Bytes that the features occupy."""
         return self.features.nbytes
-
-
-@dataclass(frozen=True, eq=False)
-class SamPrompts:
-    """Prompts in SAM's own frame, as its prompt encoder takes them.
-
-    Attributes
-    ----------
-    points_xy : (1, n, 2) float32 tensor or None
-        Clicks in pixels of the square.
-    labels : (1, n) int32 tensor or None
-        1 on the object, 0 off it.
-    box_xyxy : (1, 4) float32 tensor or None
-        Left, top, right, bottom.
-    mask_input : (1, 1, side / 4, side / 4) float32 tensor or None
-        Logits of a mask believed so far.
-    """
-
-    points_xy: torch.Tensor | None
-    labels: torch.Tensor | None
-    box_xyxy: torch.Tensor | None
-    mask_input: torch.Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
-class SamMasks:
-    """All masks of one answer.
-
-    Attributes
-    ----------
-    logits : (m, H, W) float32 tensor
-        On the image's own grid.
-    scores : (m,) float32 tensor
-        The network's own estimate of the IoU, not clipped.
-    low_res_logits : (m, side / 4, side / 4) float32 tensor
-        As the decoder gave them; can be a `mask_input`.
-    """
-
-    logits: torch.Tensor
-    scores: torch.Tensor
-    low_res_logits: torch.Tensor
 
 
 class SamSliceModel:
@@ -153,6 +115,7 @@ class SamSliceModel:
         self.weights_sha256 = weights_sha256
         self._wanted: Precision = precision
         self._encode: Callable[[Encoder, torch.Tensor], torch.Tensor] = encode
+        self._shift: PatternShift | None = None
         self.to(device)
 
     @property
@@ -212,7 +175,7 @@ class SamSliceModel:
         masks = self.decode(
             own,
             self.prompts_in_frame(prompts, own.frame),
-            multimask=self.card.multimask and _is_ambiguous(prompts),
+            multimask=self.reads_as_ambiguous(prompts),
             only_best=True,
         )
         logits = masks.logits[0]
@@ -221,6 +184,13 @@ class SamSliceModel:
             score=float(masks.scores[0].clamp(0, 1)),
             presence=_presence(logits),
         )
+
+    def neck_tokens(self, embedding: SliceEmbedding) -> NeckTokens:
+        """Neck tokens of an embedding; see `HasNeckTokens.neck_tokens`."""
+        own = self._own(embedding)
+        frame, features = own.frame, own.features[0]
+        stride = frame.side // features.shape[-1]
+        return NeckTokens(features, frame.original_size, frame.input_size, stride)
 
     def pack(self, embedding: SliceEmbedding) -> dict[str, torch.Tensor]:
         """Bring an embedding into named tensors in main memory; see `SliceModel.pack`."""
@@ -257,9 +227,16 @@ class SamSliceModel:
         # Whatever changes an embedding is part of the identity, or a cache would mix them up.
         facts = [self.weights_sha256, self.precision, self.card.normalisation, self.card.resize]
         facts.append(str(self.side))
+        if self._shift is not None:
+            facts.append(self._shift.to(device).digest())
         self.digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
         with torch.no_grad():
-            self._decoder = SamDecoder(self.network, getattr(torch, self.precision))
+            self._decoder = SamDecoder(self.network, getattr(torch, self.precision), self._shift)
+
+    def shift_by(self, shift: PatternShift | None) -> None:
+        """Move the decoder's own tokens from now on, or (None) no longer; the digest follows."""
+        self._shift = shift
+        self.to(self.device)
 
     def compile(self) -> None:
         """Let torch's compiler work on the encoder, if it can here; the first image takes long."""
@@ -294,6 +271,10 @@ class SamSliceModel:
             prior = to_mask_input(prompts.prior_logits, frame, self.network)
         return SamPrompts(points, labels, box, prior)
 
+    def reads_as_ambiguous(self, prompts: SlicePrompts) -> bool:
+        """Whether three masks are decoded for these prompts, of which the best is shown."""
+        return self.card.multimask and _is_ambiguous(prompts)
+
     @torch.no_grad()
     def decode(
         self,
@@ -323,11 +304,15 @@ class SamSliceModel:
             sparse, dense = self.network.prompt_encoder(
                 points=points, boxes=prompts.box_xyxy, masks=prompts.mask_input
             )  # (1, tokens, 256), (1, 256, side / 16, side / 16)
+            pointed = None
+            if self._shift is not None:
+                pointed = prompts.pointed(self._decoder.size, self.side), prompts.clicks
             low_res, scores = self._decoder.decode(
                 embedding.features.to(self.device),
                 sparse,
                 None if prompts.mask_input is None else dense,
                 multimask=multimask,
+                pointed=pointed,
             )  # (1, m, side / 4, side / 4), (1, m)
             if only_best:
                 best = scores.argmax(dim=1)

@@ -71,8 +71,8 @@ def draw(prompts: Sequence[FramePrompts], height: int, width: int) -> Tokens:
         [
             _prior_map([p.own for p in prompts], shape),
             _prior_map([p.neighbour for p in prompts], shape),
-            _discs(coords, labels == POSITIVE, shape),
-            _discs(coords, labels == NEGATIVE, shape),
+            discs(coords, labels == POSITIVE, shape),
+            discs(coords, labels == NEGATIVE, shape),
             _boxes([p.box_xyxy for p in prompts], shape),
             _near(prompts, True, shape),
             _near(prompts, False, shape),
@@ -104,7 +104,7 @@ def _prior_map(priors: Sequence[torch.Tensor | None], shape: tuple[int, int]) ->
     return torch.stack(rows)
 
 
-def _discs(coords: torch.Tensor, chosen: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+def discs(coords: torch.Tensor, chosen: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Gaussian discs, the maximum over the chosen points; (n, h, w)."""
     centres = (coords - 0.5) / 2  # frame pixel x lies at (x - 0.5) / 2 on the half grid
     dx = torch.arange(shape[1]) - centres[..., :1]  # (n, t, w)

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from protosam.models.sam import Sam
+from protosam.models.shift import PatternShift
 from protosam.models.two_way import ImageSide, TwoWay, as_tokens
 
 IMAGES_KEPT = 4
@@ -31,12 +32,19 @@ class SamDecoder:
         On its device, in evaluation mode.
     precision : torch.dtype
         Of the upscaling, where most of the time goes; the attention stays in float32.
+    shift : PatternShift, optional
+        Moves the decoder's own tokens.
     """
 
-    def __init__(self, network: Sam, precision: torch.dtype = torch.float32) -> None:
-        self._network, self._precision = network, precision
+    def __init__(
+        self,
+        network: Sam,
+        precision: torch.dtype = torch.float32,
+        shift: PatternShift | None = None,
+    ) -> None:
+        self._network, self._precision, self._shift = network, precision, shift
         positions = network.prompt_encoder.get_dense_pe()  # (1, c, h, w)
-        self._size = (int(positions.shape[2]), int(positions.shape[3]))
+        self.size = (int(positions.shape[2]), int(positions.shape[3]))
         self._two_way = TwoWay(network.mask_decoder.transformer, as_tokens(positions))
         self._kept: OrderedDict[int, tuple[torch.Tensor, ImageSide]] = OrderedDict()
 
@@ -47,6 +55,7 @@ class SamDecoder:
         dense: torch.Tensor | None,
         *,
         multimask: bool,
+        pointed: tuple[torch.Tensor, int] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Answer the prompts of one object.
 
@@ -60,6 +69,8 @@ class SamDecoder:
             Embedded mask; None where there is none.
         multimask : bool
             Three masks for an ambiguous prompt, otherwise one.
+        pointed : ((1, h, w) tensor, int), optional
+            Cells that the prompts point at and the number of clicks, for a shift.
 
         Returns
         -------
@@ -70,6 +81,9 @@ class SamDecoder:
         """
         decoder = self._network.mask_decoder
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        if pointed is not None and self._shift is not None:
+            cells, clicks = pointed
+            own = own + self._shift(features, cells.to(features.device), clicks)[0]
         image = self._image_side(features) if dense is None else as_tokens(features + dense)
         prompts, seen = self._two_way.run(torch.cat([own, sparse[0]]), image)
         chosen = range(1, decoder.num_mask_tokens) if multimask else range(1)
@@ -99,7 +113,7 @@ class SamDecoder:
         x = torch.ops.aten.gelu_(F.layer_norm(x, weight.shape, weight, bias, norm.eps))
         x = torch.ops.aten.gelu_(_upscaled(x.flatten(0, 1), second))  # (4 t, 4, c / 8)
         masks = (x @ hyper.t().to(x.dtype)).float()  # (4 t, 4, m)
-        height, width = self._size
+        height, width = self.size
         grid = masks.view(height, width, 2, 2, 2, 2, -1)  # row, column, then twice their halves
         low_res: torch.Tensor = grid.permute(6, 0, 2, 4, 1, 3, 5)
         return low_res.reshape(1, -1, 4 * height, 4 * width)

@@ -284,10 +284,9 @@ class Segmenter:
                 self._look(job, view, share).field
                 for view, share in zip(views, shares, strict=True)
             ]
-        whole = self._settled(job, fields, first, axis)
         done = finished(
             volume,
-            whole,
+            self._settled(job, fields, first, axis),
             request.prompts,
             settings=request.clean_up,
             editable=request.editable,
@@ -306,13 +305,14 @@ class Segmenter:
 
     def _settled(self, job: _Job, fields: Sequence[Field], first: _Look, axis: int) -> Field:
         """Make one answer of the views': the mean, the head's correction, the random walk."""
-        whole = fused(fields)
         if job.prompts.scope != "volume" or not first.can_be_checked:
-            return whole
-        points, headed = job.prompts.points, self._refiner is not None and self._stages.head
-        if self._refiner is not None and headed:
-            whole = self._refiner.refined(job.volume, fields, first.membership, points, job.window)
-        if self._stages.walk and (len(points) >= WALK_FROM or not headed):
+            return fused(fields)
+        points, head = job.prompts.points, self._refiner if self._stages.head else None
+        if head is None:
+            whole = fused(fields)
+        else:
+            whole = head.refined(job.volume, fields, first.membership, points, job.window)
+        if self._stages.walk and (len(points) >= WALK_FROM or head is None):
             whole = walked(job.volume, whole, points, window=job.window, axis=axis)
         return whole
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 
+from protosam.models.shift import PatternShift, clicks_in, pointed_in_maps
 from protosam.models.tiny import Features, Masks, TinySAM, Tokens
 from protosam.models.two_way import TwoWay, as_tokens
 
@@ -22,10 +23,12 @@ class TinyDecoder:
     ----------
     network : TinySAM
         On its device, in evaluation mode.
+    shift : PatternShift, optional
+        Moves the decoder's own tokens.
     """
 
-    def __init__(self, network: TinySAM) -> None:
-        self._network = network
+    def __init__(self, network: TinySAM, shift: PatternShift | None = None) -> None:
+        self._network, self._shift = network, shift
         self._two_ways: dict[tuple[int, int, int], TwoWay] = {}
 
     def decode(self, features: Features, tokens: Tokens, side: int, *, ambiguous: bool) -> Masks:
@@ -52,11 +55,14 @@ class TinyDecoder:
         height, width = dense.shape[-2:]
         with torch.autocast(dense.device.type, enabled=False):
             # Small products: casting their weights costs more than bfloat16 gains.
-            own = [decoder.iou_token.weight, decoder.presence_token.weight]
-            own += [decoder.mask_tokens.weight, sparse[0].float()]
+            given = (decoder.iou_token, decoder.presence_token, decoder.mask_tokens)
+            own = torch.cat([token.weight for token in given])
+            if self._shift is not None:
+                pointed = pointed_in_maps(tokens.maps)
+                own = own + self._shift(features.embedding, pointed, clicks_in(tokens.labels))[0]
             image = as_tokens(features.embedding.float() + dense.float())
             two_way = self._two_way(height, width, side)
-            prompts, image = two_way.run(torch.cat(own), image)
+            prompts, image = two_way.run(torch.cat([own, sparse[0].float()]), image)
         source = image.view(1, height, width, -1).permute(0, 3, 1, 2)  # (1, c, h, w)
         maps = tokens.maps.contiguous(memory_format=torch.channels_last)
         return decoder.read(prompts[None], source, (features, maps), ambiguous=ambiguous)

@@ -27,9 +27,14 @@ from protosam.models.geodesic import edge_cost
 from protosam.models.lanes import MAX_LANES, Lanes
 from protosam.models.precision import has_fast_bfloat16
 from protosam.models.prompt_maps import FramePrompts, draw
+from protosam.models.shift import PatternShift
 from protosam.models.slice_model import SliceAnswer, SliceEmbedding, SlicePrompts
-from protosam.models.tiny import STRIDE, Features, TinySAM, TinySettings, choose_mask
+from protosam.models.tiny import STRIDE, Features, TinySAM, TinySettings, Tokens, choose_mask
 from protosam.models.tiny_decoder import TinyDecoder
+from protosam.models.token_grid import NeckTokens
+
+CELL = 8
+"""Pixels of the frame along a side of one token's cell."""
 
 SIDE_RANGE = (128, 256)
 """Shortest and longest side of the frame in pixels; both were trained at."""
@@ -152,7 +157,8 @@ class TinySliceModel:
         self._bfloat16 = bfloat16
         self.network = network.eval().requires_grad_(False)
         self.name = name
-        self._weights_digest = digest
+        self.weights_sha256 = digest
+        self._shift: PatternShift | None = None
         self.to(device)
 
     def to(self, device: torch.device) -> None:
@@ -161,7 +167,7 @@ class TinySliceModel:
         self.device = device
         wanted = self._bfloat16
         self._half_precision = has_fast_bfloat16(device) if wanted is None else wanted
-        self._decoder = TinyDecoder(self.network)
+        self._decoder = TinyDecoder(self.network, self._shift)
         # A processor works at slices side by side, each on one core, and one by one for a core:
         # four at once take it only a tenth less time. A graphics card wants them at once.
         on_cores = device.type == "cpu"
@@ -170,8 +176,16 @@ class TinySliceModel:
         # Answers have a lane of their own, so as not to wait for what is embedded ahead.
         self._answering = Lanes(1) if on_cores else None
         self._encoding = Lanes(max(1, self.lookahead))
-        # Whatever changes an embedding is part of the identity, or a cache would mix them up.
-        self.digest = f"{self._weights_digest}-{'bf16' if self._half_precision else 'fp32'}"
+        # Whatever changes an answer is part of the identity, or a cache would mix them up.
+        self.digest = f"{self.weights_sha256}-{'bf16' if self._half_precision else 'fp32'}"
+        if self._shift is not None:
+            self._shift.to(device)
+            self.digest += f"-{self._shift.digest()}"
+
+    def shift_by(self, shift: PatternShift | None) -> None:
+        """Move the decoder's own tokens from now on, or (None) no longer; the digest follows."""
+        self._shift = shift
+        self.to(self.device)
 
     def embed(
         self, stacks: npt.NDArray[np.float32], spacing_rc_mm: tuple[float, float]
@@ -233,9 +247,7 @@ class TinySliceModel:
     @torch.inference_mode()
     def _predict(self, own: TinyEmbedding, prompts: SlicePrompts) -> SliceAnswer:
         frame = own.frame
-        framed = self._framed(prompts, own)
-        tokens = draw([framed], *frame.outer).to(self.device)
-        ambiguous = framed.is_single_click
+        tokens, ambiguous = self.tokens_of(own, prompts)
         with self._precision():
             masks = self._decoder.decode(own.features, tokens, frame.side, ambiguous=ambiguous)
         chosen = int(choose_mask(masks, torch.tensor([ambiguous], device=self.device)))
@@ -245,6 +257,17 @@ class TinySliceModel:
             score=float(torch.sigmoid(masks.iou[0, chosen])),
             presence=float(torch.sigmoid(masks.presence[0])),
         )
+
+    def tokens_of(self, own: TinyEmbedding, prompts: SlicePrompts) -> tuple[Tokens, bool]:
+        """Draw the prompts of one object; also tell whether they are a single, ambiguous click."""
+        framed = self._framed(prompts, own)
+        return draw([framed], *own.frame.outer).to(self.device), framed.is_single_click
+
+    def neck_tokens(self, embedding: SliceEmbedding) -> NeckTokens:
+        """Neck tokens of an embedding; see `HasNeckTokens.neck_tokens`."""
+        own = self._own(embedding)
+        frame = own.frame
+        return NeckTokens(own.features.embedding[0], frame.shape, frame.inner, CELL)
 
     def pack(self, embedding: SliceEmbedding) -> dict[str, torch.Tensor]:
         """Bring an embedding into named tensors in main memory; see `SliceModel.pack`."""

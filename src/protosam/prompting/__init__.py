@@ -1,0 +1,1 @@
+"""Prompts that nobody has to click: by one example (P²SAM), by training (ProMISe)."""
