@@ -1,0 +1,384 @@
+"""The folder of corrected cases that a user has chosen to keep.
+
+Owns its form, version 1::
+
+    manifest.json                 salt, share held out, labels, and of each case: patient's hash,
+                                  role, origin, digests of its files
+    <16 hexadecimal digits>/      image.nii.gz  labels.nii.gz  case.json
+
+A case appears complete or not at all: its folder is filled under another name and renamed, and the
+manifest names it afterwards; what it does not name is deleted by the next save. Two programs may
+save at once. Nothing says where a case came from: no header's text, no file's name, of the patient
+a salted hash. Voxels are (k, j, i).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from filelock import FileLock, Timeout
+
+from protosam.cases.corrected import (
+    MOST_SEGMENTS,
+    CorrectedCase,
+    segment_from_json,
+    segment_to_json,
+)
+from protosam.cases.roles import HELD_OUT_SHARE, ROLES, Role, patient_hash, role_of
+from protosam.errors import InvalidInput, StorageFailure, UnreadableFile
+from protosam.geometry import Volume
+from protosam.labelled import LabelledCase, LabelledData
+from protosam.storage import atomic_path, storage_failure
+from protosam.volume_io import read_labelmap, read_volume
+
+FORMAT = "protosam-cases"
+VERSION = 1
+"""Version of the folder; another one is refused."""
+
+MANIFEST, IMAGE, LABELS, FACTS = "manifest.json", "image.nii.gz", "labels.nii.gz", "case.json"
+
+PARTIAL = ".new-"
+"""Beginning of the name of a case's folder while it is filled."""
+
+_ID = re.compile(r"[0-9a-f]{16}")
+
+WAIT_S = 30.0
+"""How long to wait for another program that is saving."""
+
+_NIFTI_TYPES = {
+    np.dtype(np.bool_): np.uint8,
+    np.dtype(np.float16): np.float32,
+    np.dtype(np.int64): np.int32,
+    np.dtype(np.uint64): np.uint32,
+}
+
+
+@dataclass(frozen=True)
+class SavedCase:
+    """A case in the folder, not read yet."""
+
+    id: str
+    """Name of its folder."""
+    patient: str
+    """Salted hash of the patient's key."""
+    role: Role
+    """What it is for; never changes."""
+    origin: str
+    """Digest of the image as it was saved."""
+    files: dict[str, str]
+    """SHA-256 of each file."""
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    salt: str
+    held_out_share: float
+    labels: dict[int, str]
+    cases: dict[str, SavedCase]
+
+
+class CaseFolder:
+    """A folder of corrected cases.
+
+    Parameters
+    ----------
+    folder : Path
+        One that `create` has made.
+
+    Raises
+    ------
+    UnreadableFile
+        When it is no such folder, or one of another version.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._manifest = _read_manifest(folder / MANIFEST)
+
+    @classmethod
+    def create(cls, folder: Path, *, held_out_share: float = HELD_OUT_SHARE) -> CaseFolder:
+        """Begin a folder; one that is there already is opened.
+
+        Raises
+        ------
+        InvalidInput
+            When the folder holds something else, or the share is not from 0 to below 1.
+        StorageFailure
+            When it cannot be written.
+        """
+        if not 0 <= held_out_share < 1:
+            raise InvalidInput(
+                f"The share held out is {held_out_share}.", "Give 0 or more, below 1."
+            )
+        if (folder / MANIFEST).exists():
+            return cls(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InvalidInput(
+                f"{folder} holds something else.", "Choose an empty folder for the cases."
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_failure(folder, error) from error
+        _write_manifest(folder / MANIFEST, _Manifest(secrets.token_hex(16), held_out_share, {}, {}))
+        return cls(folder)
+
+    def save(self, case: CorrectedCase, *, patient: str) -> SavedCase:
+        """Add a case.
+
+        Parameters
+        ----------
+        case : CorrectedCase
+        patient : str
+            Whatever tells this patient from the others; only its salted hash is kept.
+
+        Raises
+        ------
+        InvalidInput
+            When the image is in the folder already, or segments overlap.
+        StorageFailure
+            When there is no space, no permission, or another program holds the folder.
+        """
+        with self._held():
+            self._sweep()
+            if any(known.origin == case.origin for known in self._manifest.cases.values()):
+                raise InvalidInput(
+                    "This image is among the saved cases already.",
+                    "Remove the saved case first if this one is to replace it.",
+                )
+            hashed = patient_hash(patient, self._manifest.salt)
+            role = role_of(hashed, self._manifest.held_out_share)
+            labels = self._numbers(case)
+            id = secrets.token_hex(8)
+            files = _written(self.folder / id, case, [labels[s.name] for s in case.segments])
+            saved = SavedCase(id, hashed, role, case.origin, files)
+            self._replace(
+                {**self._manifest.labels, **{n: name for name, n in labels.items()}},
+                {**self._manifest.cases, id: saved},
+            )
+        return saved
+
+    def remove(self, id: str) -> None:
+        """Take a case out of the folder for good.
+
+        Raises
+        ------
+        InvalidInput
+            When there is none of this id.
+        StorageFailure
+            When it cannot be removed.
+        """
+        with self._held():
+            self.case(id)
+            rest = {known: case for known, case in self._manifest.cases.items() if known != id}
+            self._replace(self._manifest.labels, rest)
+            try:
+                shutil.rmtree(self.folder / id)
+            except OSError as error:
+                raise storage_failure(self.folder / id, error) from error
+
+    def case(self, id: str) -> SavedCase:
+        """One case.
+
+        Raises
+        ------
+        InvalidInput
+            When there is none of this id.
+        """
+        if id not in self._manifest.cases:
+            raise InvalidInput(
+                f"There is no saved case {id!r}.", f"The folder has {len(self._manifest.cases)}."
+            )
+        return self._manifest.cases[id]
+
+    def cases(self, role: Role | None = None) -> tuple[SavedCase, ...]:
+        """All cases, or those of one role, in the order of saving."""
+        known = self._manifest.cases.values()
+        return tuple(case for case in known if role is None or case.role == role)
+
+    def read(self, id: str) -> CorrectedCase:
+        """Read a case, its files compared with their digests.
+
+        Raises
+        ------
+        UnreadableFile
+            When a file is missing, changed or not understood.
+        """
+        saved, place = self.case(id), self.folder / id
+        for name, digest in saved.files.items():
+            if not (place / name).is_file() or _sha256(place / name) != digest:
+                raise UnreadableFile(
+                    f"The file {name} of the saved case {id} is missing or was changed.",
+                    "Restore it from a copy, or remove the case.",
+                )
+        image, labels = read_volume(place / IMAGE), read_labelmap(place / LABELS)
+        try:
+            facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
+            segments = tuple(segment_from_json(e, labels.voxels) for e in facts["segments"])
+            day = None if facts["day"] is None else date.fromisoformat(facts["day"])
+            return CorrectedCase(image, segments, str(facts["model_digest"]), day)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnreadableFile(
+                f"{FACTS} of the saved case {id} is not understood: {error}.", "Remove the case."
+            ) from error
+
+    def data(self, role: Role | None = None) -> LabelledData:
+        """Images and label maps, as evaluation and training read them."""
+        cases = tuple(
+            LabelledCase(case.id, self.folder / case.id / IMAGE, self.folder / case.id / LABELS)
+            for case in self.cases(role)
+        )
+        return LabelledData(self.folder, cases, tuple(sorted(self._manifest.labels.items())))
+
+    def _sweep(self) -> None:
+        """Delete what a killed program has left: folders that the manifest does not name."""
+        for path in self.folder.iterdir():
+            left = path.name.startswith(PARTIAL) or _ID.fullmatch(path.name)
+            if left and path.name not in self._manifest.cases:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _numbers(self, case: CorrectedCase) -> dict[str, int]:
+        """Label of each segment: one name has one number in all cases of the folder."""
+        known = {name: n for n, name in self._manifest.labels.items()}
+        numbers: dict[str, int] = {}
+        for segment in case.segments:
+            free = max((0, *known.values(), *numbers.values())) + 1
+            numbers[segment.name] = known.get(segment.name, free)
+        if max(numbers.values()) > MOST_SEGMENTS:
+            raise InvalidInput(
+                f"The folder has {MOST_SEGMENTS} names of segments already.",
+                "Begin another folder.",
+            )
+        return numbers
+
+    def _replace(self, labels: dict[int, str], cases: dict[str, SavedCase]) -> None:
+        old = self._manifest
+        manifest = _Manifest(old.salt, old.held_out_share, labels, cases)
+        _write_manifest(self.folder / MANIFEST, manifest)
+        self._manifest = manifest
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the folder against other programs, and read the manifest as it is by then."""
+        try:
+            with FileLock(self.folder / ".lock", timeout=WAIT_S):
+                self._manifest = _read_manifest(self.folder / MANIFEST)
+                yield
+        except Timeout as error:
+            raise StorageFailure(
+                f"Another program has been saving into {self.folder} for {WAIT_S:g} s.",
+                "Try again when it is done.",
+            ) from error
+        except PermissionError as error:
+            raise storage_failure(self.folder, error) from error
+
+
+def _written(place: Path, case: CorrectedCase, labels: list[int]) -> dict[str, str]:
+    """Write a case's folder under another name and rename it; returns the files' digests."""
+    facts = {
+        "version": VERSION,
+        "day": None if case.day is None else case.day.isoformat(),
+        "model_digest": case.model_digest,
+        "origin": case.origin,
+        "segments": [segment_to_json(s, n) for s, n in zip(case.segments, labels, strict=True)],
+    }
+    content = {
+        IMAGE: nifti_bytes(case.image),
+        LABELS: nifti_bytes(Volume(case.label_map(labels), case.image.affine)),
+        FACTS: json.dumps(facts, indent=1).encode(),
+    }
+    temporary: Path | None = None
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.parent))
+        for name, data in content.items():
+            with atomic_path(temporary / name) as path:
+                path.write_bytes(data)
+        temporary.chmod(0o755)
+        temporary.rename(place)
+    except OSError as error:
+        raise storage_failure(place, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+
+
+def nifti_bytes(volume: Volume) -> bytes:
+    """Compressed NIfTI with nothing in its header but the grid; equal volumes give equal bytes.
+
+    Raises
+    ------
+    InvalidInput
+        When 64-bit integers do not fit into 32 bits, which is all that NIfTI's readers share.
+    """
+    voxels = volume.voxels
+    wanted = _NIFTI_TYPES.get(voxels.dtype)
+    stored = voxels if wanted is None else voxels.astype(wanted)
+    if wanted is not None and not np.array_equal(stored, voxels):
+        raise InvalidInput(
+            f"The image has values of {voxels.dtype} that 32 bits do not hold.",
+            "Rescale the image before saving the case.",
+        )
+    image = nibabel.Nifti1Image(stored.T, volume.affine)
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes(), compresslevel=3, mtime=0)
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    next_step = "Choose a folder of corrected cases, or begin one."
+    try:
+        entries: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnreadableFile(f"{path} cannot be read: {error.strerror}.", next_step) from error
+    except ValueError as error:
+        raise UnreadableFile(f"{path} is damaged: {error}.", next_step) from error
+    if not isinstance(entries, dict) or entries.get("format") != FORMAT:
+        raise UnreadableFile(f"{path} is no list of corrected cases.", next_step)
+    if entries.get("version") != VERSION:
+        raise UnreadableFile(
+            f"{path} has version {entries.get('version')}; this program reads {VERSION}.",
+            "Update ProtoSAM.",
+        )
+    try:
+        cases = {id: SavedCase(id=id, **facts) for id, facts in entries["cases"].items()}
+        labels = {int(n): str(name) for n, name in entries["labels"].items()}
+        manifest = _Manifest(str(entries["salt"]), float(entries["held_out_share"]), labels, cases)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnreadableFile(f"{path} is damaged: {error}.", next_step) from error
+    if any(case.role not in ROLES for case in cases.values()):
+        raise UnreadableFile(f"{path} has a role that is none of {ROLES}.", next_step)
+    return manifest
+
+
+def _write_manifest(path: Path, manifest: _Manifest) -> None:
+    cases = {id: asdict(case) for id, case in manifest.cases.items()}
+    for facts in cases.values():
+        del facts["id"]
+    entries = {
+        "format": FORMAT,
+        "version": VERSION,
+        "salt": manifest.salt,
+        "held_out_share": manifest.held_out_share,
+        "labels": manifest.labels,
+        "cases": cases,
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

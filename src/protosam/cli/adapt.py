@@ -1,0 +1,151 @@
+"""`protosam adapt` and `protosam cases`: options, progress and what came of it.
+
+The work is `protosam.learn.gated_run`'s and `protosam.cases`'. Speaks no coordinates.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from protosam.cli.options import BUILT_IN_MODEL, DeviceOption, ModelOption, WeightsOption, listed
+from protosam.cli.screen import EXIT_FAILURE, messages, progress_bar, results, show_table
+
+if TYPE_CHECKING:
+    from protosam.learn.adapt_order import AdaptResult
+
+AdaptersOption = Annotated[
+    Path | None, typer.Option("--adapters-dir", help="Folder of adapters in place of your own.")
+]
+
+cases_app = typer.Typer(help="Folders of corrected cases.", no_args_is_help=True)
+
+
+class TierChoice(str, Enum):
+    """Values of ``--tier``."""
+
+    auto = "auto"
+    shift = "shift"
+    decoder = "decoder"
+    full = "full"
+
+
+def adapt(  # noqa: PLR0913 - each option of the command is a parameter
+    cases: Annotated[
+        Path, typer.Argument(help="Corrected cases, imagesTr/labelsTr, or <case>_img/<case>_lab.")
+    ],
+    *,
+    name: Annotated[str, typer.Option(help="Name of the adapter; a new version is added to it.")],
+    labels: Annotated[str, typer.Option(help="Names or numbers, parted by commas.")] = "",
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="Folder of images without labels, for methods that use it.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="How images without labels are used; labelled uses none.")
+    ] = "labelled",
+    tier: Annotated[
+        TierChoice, typer.Option(help="How much learns; auto lets the machine choose.")
+    ] = TierChoice.auto,
+    sentinels: Annotated[
+        Path | None, typer.Option(help="Folder of finished cases that must not get worse.")
+    ] = None,
+    adapters_dir: AdaptersOption = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report into this file.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    examples: Annotated[int | None, typer.Option(help="Slices to learn from.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides weights, slices, questions, clicks.")] = 0,
+    model: ModelOption = BUILT_IN_MODEL,
+    device: DeviceOption = "auto",
+    weights_dir: WeightsOption = None,
+) -> None:
+    """Teach the model from corrected cases; what is worse than before is not let in."""
+    import dataclasses
+
+    from protosam.learn.adapt_order import AdaptOrder, Watch
+    from protosam.learn.gated_run import adapt as carry_out
+    from protosam.learn.recipe import RecipeSettings
+
+    given = {"steps": steps, "examples": examples}
+    changed: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    order = AdaptOrder(
+        cases=cases,
+        name=name,
+        labels=listed(labels),
+        tier=None if tier is TierChoice.auto else tier.value,
+        method=method,
+        unlabelled=unlabelled,
+        sentinels=sentinels,
+        adapters_dir=adapters_dir,
+        model=model,
+        weights_dir=weights_dir,
+        device=device,
+        settings=dataclasses.replace(RecipeSettings(seed=seed), **changed),
+    )
+    with progress_bar("adapting") as bar:
+        result = carry_out(order, Watch(bar))
+    _tell(result, json)
+    if not result.report.accepted:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+@cases_app.command("list")
+def list_cases(
+    folder: Annotated[Path, typer.Argument(help="A folder of cases in any layout.")],
+) -> None:
+    """Show the cases of a folder, who teaches and who is held out."""
+    from protosam.cases.layouts import find_cases
+
+    found = find_cases(folder)
+    rows = [(case.name, found.roles[case.name]) for case in found.data.cases]
+    show_table(f"{len(rows)} cases", ("case", "role"), rows)
+
+
+@cases_app.command("import")
+def import_folder(
+    folder: Annotated[Path, typer.Argument(help="A folder of cases in any layout.")],
+    into: Annotated[Path, typer.Argument(help="Folder of corrected cases; made if it is not.")],
+) -> None:
+    """Copy finished cases into a folder of corrected cases, without what names a patient."""
+    from protosam.cases.layouts import find_cases, import_cases
+    from protosam.cases.saved import CaseFolder
+
+    found = find_cases(folder)
+    saved, known = import_cases(found, CaseFolder.create(into))
+    results().print(f"Saved {saved} cases in {into}; {known} had been there.", markup=False)
+
+
+@cases_app.command("convert-split")
+def convert(
+    source: Annotated[Path, typer.Argument(help="split.pkl of lists, tables and texts.")],
+    target: Annotated[Path, typer.Argument(help="JSON file to write.")],
+) -> None:
+    """Write a pickled split as JSON; one that holds code is refused, and none of it is run."""
+    from protosam.cases.split_files import convert_split
+
+    convert_split(source, target)
+    results().print(f"Written: {target}", markup=False)
+
+
+def _tell(result: AdaptResult, json: Path | None) -> None:
+    for note in result.notes:
+        messages().print(note, markup=False)
+    version = result.version
+    results().print(result.report.to_text(), markup=False)
+    results().print(
+        f"Tier {result.tier}, {result.seconds:.0f} s. Version {version.number} of {version.name} "
+        + (
+            f"is active: use it with --adapter {version.path}"
+            if version.active
+            else "is kept aside"
+        ),
+        markup=False,
+    )
+    if json is None:
+        return
+    from protosam.learn.adapt_order import write_report
+
+    write_report(json, result)
+    results().print(f"Written: {json}", markup=False)

@@ -1,0 +1,238 @@
+"""`protosam batch`: studies in, segmentations and a report out.
+
+Owns options, credentials from the environment, and what is shown; the work is
+`protosam.batch.session`'s. Speaks no coordinates.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from protosam.cli.options import (
+    BUILT_IN_MODEL,
+    AdapterOption,
+    DeviceOption,
+    ModelOption,
+    WeightsOption,
+    listed,
+)
+from protosam.cli.screen import EXIT_FAILURE, Bar, messages, progress_bar, results
+
+if TYPE_CHECKING:
+    from protosam.batch.lanes import Limits
+    from protosam.batch.manifest import Row
+    from protosam.batch.queue import Hooks, Progress, Work
+    from protosam.batch.session import PoolOf, Summary
+    from protosam.batch.ways import Recipe
+    from protosam.dicom.transport import Server
+
+UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+
+
+class FormName(str, Enum):
+    """Values of ``--form``."""
+
+    seg = "seg"
+    labelmap = "labelmap"
+    rtstruct = "rtstruct"
+    seg_nrrd = "seg.nrrd"
+
+
+def batch(  # noqa: PLR0913 - each option of the command is a parameter
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder, zip, DICOMDIR or file; or a study UID with --dicomweb."),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
+    *,
+    example: Annotated[
+        list[Path] | None, typer.Option(help="Example to learn from; may be repeated.")
+    ] = None,
+    auto: Annotated[
+        list[str] | None,
+        typer.Option(help="File of train-auto, or STRUCTURE=FILE; may be repeated."),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="CSV: series,structure,kind,r,a,s,r2,a2,s2 in RAS mm.")
+    ] = None,
+    from_seg: Annotated[
+        bool, typer.Option("--from-seg", help="Start from the SEG or RTSTRUCT of the study.")
+    ] = False,
+    structures: Annotated[str, typer.Option(help="Only these, parted by commas.")] = "",
+    method: Annotated[str, typer.Option(help="How objects of examples are looked for.")] = "p2sam",
+    model: ModelOption = BUILT_IN_MODEL,
+    adapter: AdapterOption = "",
+    device: DeviceOption = "auto",
+    weights_dir: WeightsOption = None,
+    form: Annotated[
+        list[FormName] | None, typer.Option(help="Of DICOM results; may be repeated.")
+    ] = None,
+    straighten: Annotated[
+        bool, typer.Option("--straighten", help="Resample tilted series instead of refusing them.")
+    ] = False,
+    dicomweb: Annotated[str, typer.Option(help="PACS, as https://host/dicom-web.")] = "",
+    store: Annotated[bool, typer.Option("--store", help="Store results in the PACS.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, or actors on Ray.")] = 1,
+    timeout: Annotated[float, typer.Option(help="Longest time for a series, in seconds.")] = 3600.0,
+    memory_gb: Annotated[
+        float, typer.Option(help="Most memory for a process, in GiB; 0 = no limit.")
+    ] = 0.0,
+    ray: Annotated[str, typer.Option(help="Ray cluster: local, auto or ray://HOST:PORT.")] = "",
+    gpus: Annotated[float, typer.Option(help="GPUs of each worker on Ray.")] = 0.0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed before.")
+    ] = False,
+    show_patient: Annotated[
+        bool,
+        typer.Option("--show-patient", help="Show ids, dates and file names in the report."),
+    ] = False,
+) -> None:
+    """Segment all series of a study or folder; the same command again continues it."""
+    from protosam.batch.lanes import Limits
+    from protosam.batch.session import Plan, run_batch
+
+    recipe = _recipe(
+        (model, adapter, device, weights_dir),
+        (example, auto, prompts),
+        from_seg=from_seg,
+        structures=structures,
+        method=method,
+    )
+    limits = Limits(timeout, round(memory_gb * 2**30) or None)
+    plan = Plan(
+        source=_source(source),
+        out=out,
+        recipe=recipe,
+        forms=tuple(one.value for one in form or [FormName.seg]),
+        straighten=straighten,
+        show_patient=show_patient,
+        retry_failed=retry_failed,
+        server=_server(dicomweb),
+        store=store,
+        is_shared=ray not in ("", "local"),
+    )
+    pool_of = _pool_of(workers, limits, ray, gpus)
+    with progress_bar("looking for series") as bar, _stoppable(bar) as hooks:
+        summary = run_batch(plan, pool_of, hooks)
+    _tell(out, summary)
+
+
+def _source(text: str) -> Path | str:
+    """Take what exists for a path, and a study instance UID for itself."""
+    return text if UID.fullmatch(text) and not Path(text).exists() else Path(text)
+
+
+def _recipe(
+    model: tuple[str, str, str, Path | None],
+    sources: tuple[list[Path] | None, list[str] | None, Path | None],
+    *,
+    from_seg: bool,
+    structures: str,
+    method: str,
+) -> Recipe:
+    from protosam.batch.prompts import read_prompts
+    from protosam.batch.ways import Recipe, auto_file
+
+    examples, autos, prompts = sources
+    return Recipe(
+        *model,
+        examples=tuple(examples or ()),
+        method=method,
+        autos=tuple(auto_file(text) for text in autos or ()),
+        lines=read_prompts(prompts) if prompts else (),
+        from_seg=from_seg,
+        structures=listed(structures),
+    )
+
+
+def _pool_of(workers: int, limits: Limits, ray: str, gpus: float) -> PoolOf:
+    """Choose processes of this machine, or actors of a Ray cluster."""
+    from protosam.batch.lanes import LanePool
+    from protosam.batch.queue import Pool
+
+    def local(work: Work) -> Pool:
+        return LanePool(work, workers, limits)
+
+    def on_ray(work: Work) -> Pool:
+        from protosam.batch.ray_lanes import RayPool
+
+        return RayPool(work, ray, workers, limits, gpus=gpus)
+
+    return on_ray if ray else local
+
+
+def _server(url: str) -> Server | None:
+    """PACS with credentials from the environment, where lists of processes do not show them."""
+    from protosam.dicom.transport import Server
+
+    if not url:
+        return None
+    names = ("TOKEN", "USER", "PASSWORD", "CA_FILE")
+    token, user, password, ca_file = (
+        os.environ.get(f"PROTOSAM_DICOMWEB_{name}", "") for name in names
+    )
+    return Server(url, token=token, user=user, password=password, ca_file=ca_file)
+
+
+@contextmanager
+def _stoppable(bar: Bar) -> Iterator[Hooks]:
+    """Hooks that show a bar and stop at Ctrl+C or a request to end."""
+    from protosam.batch.queue import Hooks
+
+    asked = []
+
+    def ask(*_: object) -> None:
+        asked.append(True)
+
+    before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield Hooks(lambda progress: _show(bar, progress), lambda: bool(asked))
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _show(bar: Bar, progress: Progress) -> None:
+    text = f"{progress.finished} of {progress.total} series"
+    if progress.left_s is not None and progress.running:
+        text += f", {_duration(progress.left_s)} left"
+    bar(progress.finished / max(progress.total, 1), text)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _tell(out: Path, summary: Summary) -> None:
+    from protosam.batch.report import PAGE, TABLE, by_doubt
+
+    for row in by_doubt(summary.rows):
+        results().print(_line(row), markup=False)
+    for problem in summary.problems:
+        messages().print(problem, style="yellow", markup=False)
+    results().print(f"{out / PAGE} and {out / TABLE} have the rest.", markup=False)
+    if summary.was_stopped:
+        messages().print("Stopped; the same command continues.", style="yellow")
+    failed = any(row.status == "failed" for row in summary.rows)
+    if summary.was_stopped or summary.problems or failed:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def _line(row: Row) -> str:
+    name = row.name or f"{row.series_uid} {row.part}".strip()
+    found = ", ".join(
+        f"{one.name} {one.volume_ml:.1f} ml ({one.confidence:.2f})" for one in row.structures
+    )
+    said = " ".join(part for part in (found, row.reason) if part)
+    return f"{row.status:9} {name} {said}".rstrip()

@@ -1,0 +1,222 @@
+"""Lessons for an adapter: slices of finished cases, half encoded, and questions as at work.
+
+Owns which slices are taken, how they are looked at (as a whole and closer, by the rule of work,
+`planes.focus`; beside a neighbour of which the object is known) and what is asked: a click, a box,
+the same click looked at closer with the first answer as prior, a correction where the answer is
+wrong, a neighbour without a click. Answers before the last one are given without gradient, as in
+SAM's training (Kirillov et al. 2023, appendix A). Coordinates are (row, col) of a look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from protosam.clicks import next_click
+from protosam.errors import InvalidInput
+from protosam.intensity import auto_window
+from protosam.learn.clicks import deep_point, jittered_box, pick
+from protosam.learn.finished_cases import FinishedCase, OnProgress
+from protosam.learn.fronts import Begun, Front
+from protosam.learn.pupils import Pupil
+from protosam.models.planes import Patch, Planes, Rect, focus
+from protosam.models.slice_axis import choose_axis
+from protosam.models.slice_model import SliceEmbedding, SliceModel, SlicePrompts
+from protosam.prompts import PromptSet
+
+BoolArray = npt.NDArray[np.bool_]
+Float32Array = npt.NDArray[np.float32]
+
+QUESTIONS = {"click": 0.3, "box": 0.1, "closer": 0.2, "corrected": 0.25, "followed": 0.15}
+"""Distribution of the questions."""
+
+SURE = 6.0
+"""Logit of what is told of a neighbouring slice whose object is known."""
+
+MIN_PIXELS = 12
+"""Smallest area of an object in a slice that is taught; less is hardly a click wide."""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A rectangle of a slice, taken through the frozen part, and the object in it."""
+
+    begun: Begun
+    rect: Rect
+    truth: BoolArray
+    """(rows, columns)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One object in one slice."""
+
+    whole: Look
+    closer: Look
+    """The same slice, as it is looked at after the first answer."""
+    followed: Look | None
+    """A slice beside it (perhaps past the object's end), in the rectangle of `closer`."""
+
+
+def lessons_of(
+    cases: Sequence[FinishedCase],
+    model: SliceModel,
+    front: Front,
+    *,
+    count: int,
+    seed: int,
+    on_progress: OnProgress,
+) -> list[Lesson]:
+    """Choose about `count` slices, spread evenly over cases and labels, and encode their front.
+
+    Raises
+    ------
+    InvalidInput
+        When no case has an object of `MIN_PIXELS` in any slice.
+    """
+    rng = np.random.default_rng([seed, 21])
+    pairs = sum(bool((case.labels.voxels == n).any()) for case in cases for n in case.wanted)
+    each = max(1, count // max(1, pairs))
+    found: list[Lesson] = []
+    for number, case in enumerate(cases):
+        on_progress(number / len(cases), f"encoding part {number + 1} of {len(cases)}")
+        found += _Lecturer(case, model, front).lessons(each, rng)
+    if not found:
+        raise InvalidInput(
+            f"None of the {len(cases)} cases has an object of {MIN_PIXELS} pixels in a slice.",
+            "Check --labels and the label maps.",
+        )
+    return found
+
+
+class _Lecturer:
+    """One case while its lessons are made."""
+
+    def __init__(self, case: FinishedCase, model: SliceModel, front: Front) -> None:
+        self._wanted, self._model, self._front = case.wanted, model, front
+        axis = choose_axis(PromptSet(), case.image)
+        self._planes = Planes(case.image, axis, auto_window(case.image.voxels))
+        self._labels = np.moveaxis(case.labels.voxels, axis, 0)
+
+    def lessons(self, each: int, rng: np.random.Generator) -> list[Lesson]:
+        """`each` lessons of every label."""
+        chosen = [
+            (label, index)
+            for label in self._wanted
+            for index in spread(slice_areas(self._labels == label), each, rng)
+        ]
+        return [self._lesson(label, index, rng) for label, index in chosen]
+
+    def _lesson(self, label: int, index: int, rng: np.random.Generator) -> Lesson:
+        planes, truth = self._planes, self._labels[index] == label
+        seen = Patch(planes.whole, _known(truth)).mask_rect
+        rect = planes.whole if seen is None else focus(planes, seen, current=None)
+        beside = index + int(rng.choice([-1, 1]))
+        followed = None
+        if self._model.reads_neighbours and 0 <= beside < planes.depth:
+            followed = self._look(beside, rect, label)
+        whole = self._look(index, planes.whole, label)
+        closer = whole if rect == planes.whole else self._look(index, rect, label)
+        return Lesson(whole, closer, followed)
+
+    def _look(self, index: int, rect: Rect, label: int) -> Look:
+        stack = self._planes.stack(index, rect, self._model.context_slices)
+        begun = self._front.begin(stack, self._planes.spacing_rc_mm)
+        return Look(begun, rect, np.asarray(self._labels[(index, *rect.slices)] == label))
+
+
+class Asker:
+    """Asks questions of lessons and tells how badly they were answered.
+
+    Parameters
+    ----------
+    pupil : Pupil
+        Of the model that learns.
+    front : Front
+        Of the same model.
+    """
+
+    def __init__(self, pupil: Pupil, front: Front) -> None:
+        self._pupil, self._front = pupil, front
+
+    def loss(
+        self, lesson: Lesson, rng: np.random.Generator, kind: str | None = None
+    ) -> torch.Tensor:
+        """Loss of one question, of a kind of `QUESTIONS` or drawn from them."""
+        chosen = str(pick(rng, QUESTIONS)) if kind is None else kind
+        if chosen == "followed" and lesson.followed is not None:
+            return self._followed(lesson, lesson.followed)
+        prompts = _opening(lesson.whole.truth, rng, box=chosen == "box")
+        look, embedding = lesson.whole, self._front.finish(lesson.whole.begun)
+        if chosen in ("closer", "corrected") and lesson.closer is not lesson.whole:
+            found = self._answer(embedding, prompts)
+            prompts = _moved(prompts, Patch(look.rect, found), lesson.closer.rect)
+            look, embedding = lesson.closer, self._front.finish(lesson.closer.begun)
+        if chosen == "corrected":
+            prompts = self._corrected(look, embedding, prompts, int(rng.integers(1, 3)))
+        return self._judged(look, embedding, prompts)
+
+    def _followed(self, lesson: Lesson, followed: Look) -> torch.Tensor:
+        prompts = SlicePrompts(neighbour_logits=_known(lesson.closer.truth))
+        return self._judged(followed, self._front.finish(followed.begun), prompts)
+
+    def _corrected(
+        self, look: Look, embedding: SliceEmbedding, prompts: SlicePrompts, clicks: int
+    ) -> SlicePrompts:
+        """Click where the answer is wrong, so many times; not where nothing is."""
+        for _ in range(clicks):
+            found = self._answer(embedding, prompts)
+            click = next_click(found > 0, look.truth, (1.0, 1.0))
+            if click is None:
+                break
+            points = np.concatenate([prompts.points_rc, [click.place]])
+            positive = np.append(prompts.positive, click.positive)
+            prompts = SlicePrompts(points, positive, prompts.box_rc, found)
+        return prompts
+
+    def _judged(self, look: Look, embedding: SliceEmbedding, prompts: SlicePrompts) -> torch.Tensor:
+        reading = self._pupil.ask(embedding, prompts, None)
+        return self._pupil.loss(reading, self._pupil.target(embedding, look.truth))
+
+    @torch.no_grad()
+    def _answer(self, embedding: SliceEmbedding, prompts: SlicePrompts) -> Float32Array:
+        reading = self._pupil.ask(embedding, prompts, None)
+        return self._pupil.on_slice(embedding, reading.shown)
+
+
+def slice_areas(mask: BoolArray) -> npt.NDArray[np.int_]:
+    """Pixels of a mask (slices, rows, columns) in each slice."""
+    return np.asarray(np.count_nonzero(mask, axis=(1, 2)))
+
+
+def spread(areas: npt.NDArray[np.int_], each: int, rng: np.random.Generator) -> list[int]:
+    """Slices of an object: the largest, and others all along it."""
+    usable = np.flatnonzero(areas >= MIN_PIXELS)
+    if usable.size <= each:
+        return [int(index) for index in usable]
+    drawn = {int(rng.choice(part)) for part in np.array_split(usable, each)[1:]}
+    return sorted({int(areas.argmax()), *drawn})
+
+
+def _opening(truth: BoolArray, rng: np.random.Generator, *, box: bool) -> SlicePrompts:
+    """First prompt: a click deep in the object, or a box round it."""
+    # The draws work on a half grid and answer in pixels of a frame of twice its side.
+    if box:
+        x0, y0, x1, y1 = ((v - 0.5) / 2 for v in jittered_box(truth, rng))
+        return SlicePrompts(box_rc=np.array([y0, x0, y1, x1]))
+    x, y = deep_point(truth, rng)
+    return SlicePrompts(np.array([[(y - 0.5) / 2, (x - 0.5) / 2]]), np.array([True]))
+
+
+def _moved(prompts: SlicePrompts, found: Patch, rect: Rect) -> SlicePrompts:
+    """Ask what was asked in the whole slice again in a rectangle, with its answer as prior."""
+    points = prompts.points_rc - np.array([rect.top, rect.left])
+    return SlicePrompts(points, prompts.positive, None, found.on(rect))
+
+
+def _known(truth: BoolArray) -> Float32Array:
+    return np.where(truth, SURE, -SURE).astype(np.float32)
