@@ -71,6 +71,6 @@ rm -f "$stamp"
 echo "setup: installing the libraries (PyTorch is large; this is done once)"
 pip=".venv/bin/python -m pip --disable-pip-version-check --quiet"
 $pip install --constraint constraints.txt hatchling editables
-$pip install --constraint constraints.txt --no-build-isolation --editable ".[app,dicom,dev]"
+$pip install --constraint constraints.txt --no-build-isolation --editable ".[app,dicom,dev,ray]"
 echo "$wanted" >"$stamp"
 echo "setup: done; the command is .venv/bin/protosam"
