@@ -22,6 +22,8 @@ from protosam.batch.lanes import LanePool, Limits
 from protosam.batch.manifest import FILE, OUTCOME, RESULTS, Manifest, Row, commit, committed
 from protosam.batch.queue import Hooks, Progress
 from protosam.batch.work import WORKING
+from protosam.dicom.find import find_series
+from protosam.dicom.sources import files_of
 from protosam.errors import InvalidInput, ModelUnavailable, StorageFailure, UnreadableFile
 
 HERE = Path(__file__).parent
@@ -53,8 +55,9 @@ def files_below(folder: Path) -> dict[Path, int]:
 
 @pytest.fixture
 def uids(a_study: Path) -> list[str]:
-    paths = [next(folder.iterdir()) for folder in sorted(a_study.iterdir())]
-    return [str(pydicom.dcmread(path).SeriesInstanceUID) for path in paths]
+    """Series in the order in which the queue takes them."""
+    with files_of(a_study) as files:
+        return [series.identity.series_uid for series in find_series(files).taken]
 
 
 @pytest.fixture
