@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
-import torch
 
+from protosam.models.bank_tokens import bank_of_slices, memberships_on
 from protosam.models.planes import Patch, Planes
-from protosam.models.prototype_bank import PrototypeBank, bank_of
+from protosam.models.prototype_bank import PrototypeBank
 from protosam.models.slice_solver import SliceSolver, SolvedSlice
-from protosam.models.token_grid import NeckTokens
 from protosam.models.views import Field, View, field_of
 
 
@@ -53,7 +52,7 @@ def membership_field(
 def _bank(
     solver: SliceSolver, solved: Mapping[int, SolvedSlice], prompted: Iterable[int]
 ) -> PrototypeBank | None:
-    tables, shares = [], []
+    shown = []
     for index in prompted:
         if index not in solved:
             continue
@@ -61,10 +60,8 @@ def _bank(
         grid = solver.tokens(index, patch.rect)
         if grid is None:
             return None
-        real = grid.real.flatten()
-        tables.append(grid.rows[real.to(grid.tokens.device)].cpu())
-        shares.append(grid.share(patch.logits > 0).flatten()[real])
-    return bank_of(torch.cat(tables), torch.cat(shares)) if tables else None
+        shown.append((grid, patch.logits > 0))
+    return bank_of_slices(shown)
 
 
 def _membership(
@@ -75,9 +72,4 @@ def _membership(
     grid = None if bank is None else solver.tokens(index, rect)
     if bank is None or grid is None:
         return replace(answer, patch=Patch(rect, np.zeros(rect.shape, dtype=np.float32)))
-    return replace(answer, patch=Patch(rect, grid.spread(_log_odds(bank, grid))))
-
-
-def _log_odds(bank: PrototypeBank, grid: NeckTokens) -> torch.Tensor:
-    """Log odds of each cell, (h, w)."""
-    return bank.log_odds(grid.rows.cpu()).reshape(grid.tokens.shape[1:])
+    return replace(answer, patch=Patch(rect, memberships_on(bank, grid)))

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from protosam.models.bank_tokens import bank_of_slices, memberships_on
 from protosam.models.decoder import STRIDE
-from protosam.models.prototype_bank import SURE, bank_of
+from protosam.models.prototype_bank import SURE
 from protosam.models.slice_model import SlicePrompts
 from protosam.models.token_grid import NeckTokens
 
@@ -123,16 +124,8 @@ def membership_of(
     (rows, cols) float32
         0 everywhere where no bank can be made, or the backbone shows no tokens.
     """
-    tables, shares = [], []
-    for grid, mask in shown:
-        real = grid.real.flatten()
-        tables.append(grid.rows[real.to(grid.tokens.device)].float().cpu())
-        shares.append(grid.share(mask).flatten()[real])
-    bank = bank_of(torch.cat(tables), torch.cat(shares)) if tables else None
-    if bank is None:
-        return np.zeros(shape, dtype=np.float32)
-    own = shown[0][0]
-    return own.spread(bank.log_odds(own.rows.float().cpu()).reshape(own.tokens.shape[1:]))
+    bank = bank_of_slices(shown)
+    return np.zeros(shape, dtype=np.float32) if bank is None else memberships_on(bank, shown[0][0])
 
 
 def decoder_maps(evidence: SliceEvidence, prompts: SlicePrompts) -> torch.Tensor:
