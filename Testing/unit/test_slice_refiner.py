@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from protosam.errors import ModelUnavailable, WeightsRefused
 from protosam.geometry import Volume
 from protosam.intensity import Window
-from protosam.models import slice_refiner
+from protosam.models import corrector_file, slice_refiner
 from protosam.models.decoder import DECODER_CHANNELS, STRIDE, DecoderSettings, SliceDecoder
 from protosam.models.decoder_maps import (
     LONGEST,
@@ -368,6 +368,6 @@ def test_a_damaged_file_is_refused_with_the_next_step(a_file: Path, damage: str)
 
 
 def test_a_package_without_the_decoder_says_so(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slice_refiner, "builtin_folder", lambda: tmp_path)
+    monkeypatch.setattr(corrector_file, "builtin_folder", lambda: tmp_path)
     with pytest.raises(ModelUnavailable, match="lacks its 2-D decoder"):
         builtin_slice_refiner(CPU)

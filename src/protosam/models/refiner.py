@@ -6,23 +6,22 @@ Owns loading and saving of the head, and the way from fields to its grid and bac
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from protosam.errors import ModelUnavailable, WeightsRefused
 from protosam.geometry import Volume
 from protosam.intensity import Window
-from protosam.models.cards import builtin_folder
+from protosam.models.corrector_file import (
+    CorrectorKind,
+    builtin_corrector,
+    read_corrector,
+    write_corrector,
+)
 from protosam.models.head_maps import HeadGrid, box_of, evidence_in, head_maps, resampled
 from protosam.models.precision import has_fast_bfloat16
 from protosam.models.views import SURE, Field, fused
@@ -36,8 +35,13 @@ TRUST = 0.6
 """Share of the correction that is added: on training cases kept aside the whole of it undid, after
 five clicks, a part of what clicks had put right."""
 
-FAMILY = "volume-head"
-"""Entry ``family`` of the weights file's header."""
+KIND = CorrectorKind(
+    family="volume-head",
+    name="3-D head",
+    builtin_file=BUILTIN_FILE,
+    next_step="Install the package again, or train the head with `protosam train-head`.",
+)
+"""How its weights file is told from others."""
 
 
 class Refines(Protocol):
@@ -134,9 +138,7 @@ def save_head(head: VolumeHead, path: Path, facts: dict[str, str]) -> None:
     facts : dict of str
         Further header entries, such as steps and seed of the training.
     """
-    tensors = {k: v.detach().half().contiguous() for k, v in head.state_dict().items()}
-    metadata = {"family": FAMILY, "settings": json.dumps(asdict(head.settings)), **facts}
-    save_file(tensors, path, metadata=metadata)
+    write_corrector(KIND, head, head.settings.widths, path, facts)
 
 
 def builtin_refiner(device: torch.device) -> Refiner:
@@ -149,15 +151,7 @@ def builtin_refiner(device: torch.device) -> Refiner:
     WeightsRefused
         If the file is not the one on its card.
     """
-    path = builtin_folder() / BUILTIN_FILE
-    card = path.with_suffix(".card.json")
-    try:
-        sha256 = str(json.loads(card.read_text("utf-8"))["sha256"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelUnavailable(
-            f"This installation lacks its 3-D head, or the card of it ({card}).",
-            "Install the package again.",
-        ) from error
+    path, sha256 = builtin_corrector(KIND)
     return load_refiner(path, sha256=sha256, device=device)
 
 
@@ -177,32 +171,5 @@ def load_refiner(path: Path, *, sha256: str | None, device: torch.device) -> Ref
     WeightsRefused
         If the file is another one, damaged, or does not fit the head.
     """
-    next_step = "Install the package again, or train the head with `protosam train-head`."
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if sha256 is not None and digest != sha256:
-            raise WeightsRefused(
-                f"{path.name} has the digest {digest[:12]}...; wanted is {sha256[:12]}...",
-                next_step,
-            )
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-        if metadata.get("family") != FAMILY:
-            raise WeightsRefused(f"{path.name} holds no 3-D head.", next_step)
-        widths = tuple(int(n) for n in json.loads(metadata["settings"])["widths"])
-        head = VolumeHead(HeadSettings((widths[0], widths[1], widths[2], widths[3])))
-        head.load_state_dict(tensors)
-    except (
-        SafetensorError,
-        OSError,
-        KeyError,
-        IndexError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-    ) as e:
-        raise WeightsRefused(
-            f"{path.name} does not hold the 3-D head: {str(e).splitlines()[0]}", next_step
-        ) from e
+    head, digest = read_corrector(KIND, path, sha256, lambda w: VolumeHead(HeadSettings(w)))
     return Refiner(head, digest=digest, device=device)

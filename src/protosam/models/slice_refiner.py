@@ -7,22 +7,22 @@ be refined.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from protosam.errors import ModelUnavailable, WeightsRefused
-from protosam.models.cards import builtin_folder
+from protosam.models.corrector_file import (
+    CorrectorKind,
+    builtin_corrector,
+    read_corrector,
+    write_corrector,
+)
 from protosam.models.decoder import DecoderSettings, SliceDecoder
 from protosam.models.decoder_maps import (
     SliceEvidence,
@@ -40,6 +40,14 @@ FAMILY = "slice-decoder"
 
 BUILTIN_FILE = "protosam-decoder.safetensors"
 """Weights that come with the package; their card lies beside them."""
+
+KIND = CorrectorKind(
+    family=FAMILY,
+    name="2-D decoder",
+    builtin_file=BUILTIN_FILE,
+    next_step="Install the package again, or train the decoder anew.",
+)
+"""How its weights file is told from others."""
 
 TRUST = 0.5
 """Share of the correction that is added. On slices of training cases kept aside, after five clicks:
@@ -147,9 +155,7 @@ def save_decoder(decoder: SliceDecoder, path: Path, facts: dict[str, str]) -> No
     facts : dict of str
         Further header entries, such as steps and seed of the training.
     """
-    tensors = {k: v.detach().half().contiguous() for k, v in decoder.state_dict().items()}
-    metadata = {"family": FAMILY, "settings": json.dumps(asdict(decoder.settings)), **facts}
-    save_file(tensors, path, metadata=metadata)
+    write_corrector(KIND, decoder, decoder.settings.widths, path, facts)
 
 
 def builtin_slice_refiner(device: torch.device) -> SliceRefiner:
@@ -162,15 +168,7 @@ def builtin_slice_refiner(device: torch.device) -> SliceRefiner:
     WeightsRefused
         If the file is not the one on its card.
     """
-    path = builtin_folder() / BUILTIN_FILE
-    card = path.with_suffix(".card.json")
-    try:
-        sha256 = str(json.loads(card.read_text("utf-8"))["sha256"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelUnavailable(
-            f"This installation lacks its 2-D decoder, or the card of it ({card}).",
-            "Install the package again.",
-        ) from error
+    path, sha256 = builtin_corrector(KIND)
     return load_slice_refiner(path, sha256=sha256, device=device)
 
 
@@ -190,29 +188,7 @@ def load_slice_refiner(path: Path, *, sha256: str | None, device: torch.device) 
     WeightsRefused
         If the file is another one, damaged, or does not fit the decoder.
     """
-    next_step = "Install the package again, or train the decoder anew."
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if sha256 is not None and digest != sha256:
-            raise WeightsRefused(
-                f"{path.name} has the digest {digest[:12]}...; wanted is {sha256[:12]}...",
-                next_step,
-            )
-        decoder = _read(path, next_step)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as e:
-        raise WeightsRefused(
-            f"{path.name} does not hold the 2-D decoder: {str(e).splitlines()[0]}", next_step
-        ) from e
+    decoder, digest = read_corrector(
+        KIND, path, sha256, lambda widths: SliceDecoder(DecoderSettings(widths))
+    )
     return SliceRefiner(decoder, digest=digest, device=device)
-
-
-def _read(path: Path, next_step: str) -> SliceDecoder:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    if metadata.get("family") != FAMILY:
-        raise WeightsRefused(f"{path.name} holds no 2-D decoder.", next_step)
-    fine, half, quarter, eighth = (int(n) for n in json.loads(metadata["settings"])["widths"])
-    decoder = SliceDecoder(DecoderSettings((fine, half, quarter, eighth)))
-    decoder.load_state_dict(tensors)
-    return decoder
