@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from protosam.errors import InvalidInput, InvalidPrompt
+from protosam.models.many_answers import predict_many, readings
 from protosam.models.slice_model import SliceAnswer, SlicePrompts
 from protosam.models.tiny import TinySAM, TinySettings
 from protosam.models.tiny_predictor import TinySliceModel
-from protosam.models.tokens import predict_many, readings, tokens_of
+from protosam.models.tokens import tokens_of
 from protosam.prompting.cascade import UserClicks, cascade, tight_box, with_user
 from protosam.prompting.parts import (
     best_places,

@@ -140,14 +140,14 @@ def oneshot(  # noqa: PLR0913 - each option of the command is a parameter
 
 
 def _propose(model: SliceModel, example: Example, volume: Volume, out: Path, method: str) -> None:
+    from protosam.models.refiner import builtin_refiner
     from protosam.prompting.apply import Hooks, Wish, apply_example
     from protosam.prompting.methods import method_named
     from protosam.seg_nrrd import Segment, write_segmentation
 
     with progress_bar("describing the image") as bar:
-        proposals = apply_example(
-            model, volume, example, wish=Wish(method_named(method)), hooks=Hooks(on_progress=bar)
-        )
+        wish = Wish(method_named(method), refiner=builtin_refiner(model.device))
+        proposals = apply_example(model, volume, example, wish=wish, hooks=Hooks(on_progress=bar))
     segments = [
         Segment(p.name, p.full_mask(volume.shape_kji), p.colour, terminology=p.terminology)
         for p in proposals

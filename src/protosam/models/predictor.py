@@ -238,6 +238,11 @@ class SamSliceModel:
         self._shift = shift
         self.to(self.device)
 
+    @property
+    def is_shifted(self) -> bool:
+        """Whether `shift_by` has given it a shift."""
+        return self._shift is not None
+
     def compile(self) -> None:
         """Let torch's compiler work on the encoder, if it can here; the first image takes long."""
         self._encode = Compiled(encode)

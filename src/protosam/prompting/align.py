@@ -24,7 +24,7 @@ LANDMARKS = 500
 
 TARGETS = 2500
 STEPS = 10
-FIRST_REACH, LAST_REACH = 0.2, 0.024
+FIRST_REACH, LAST_REACH = 0.08, 0.03
 """Standard deviation of the neighbourhood, in lengths of the body's diagonal."""
 
 FEATURE_WEIGHT = 12.0
@@ -36,7 +36,7 @@ SMOOTHNESS = 0.08
 MAX_STRETCH = 1.2
 """Patients differ in size by less; boxes of bodies that differ more were cut differently."""
 
-START_WEIGHT = 0.1
+START_WEIGHT = 0.2
 """What each of `ANCHORED` landmarks says for the first guess."""
 
 ANCHORED = 150

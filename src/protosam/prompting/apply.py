@@ -22,6 +22,7 @@ from protosam.geometry import Volume
 from protosam.intensity import auto_window
 from protosam.models.embeddings import Embedder, EmbeddingCache
 from protosam.models.planes import Planes
+from protosam.models.refiner import Refines
 from protosam.models.segmenter import Segmenter
 from protosam.models.slice_axis import choose_axis
 from protosam.models.slice_model import SliceModel
@@ -118,6 +119,8 @@ class Wish:
     """One of `methods.METHODS`."""
     user: Mapping[str, PromptSet] = field(default_factory=dict)
     """What the user has clicked for a segment already, by its name; it always wins."""
+    refiner: Refines | None = None
+    """The 3-D head, which corrects what is proposed as it corrects answers to clicks."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,8 @@ def apply_example(
         If `should_stop` said so.
     """
     example.check_model(model)
-    method, user = (wish or Wish()).method, (wish or Wish()).user
+    asked = wish or Wish()
+    method, user = asked.method, asked.user
     for prompts in user.values():
         prompts.check_inside(volume.shape_kji)
     own = hooks or Hooks()
@@ -185,7 +189,7 @@ def apply_example(
     maker = box_alignment if method.points == "none" else align
     alignments = [maker(case.landmarks, cloud) for case in example.cases]
     pursuit = Pursuit(
-        Segmenter(model, cache=kept),
+        Segmenter(model, cache=kept, refiner=asked.refiner),
         Segmenter(model, cache=kept, stages=QUICK),
         planes,
         embedder,

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from protosam.models.many_answers import predict_many
 from protosam.models.slice_model import SliceAnswer, SliceEmbedding, SliceModel, SlicePrompts
-from protosam.models.tokens import predict_many
 
 BoolArray = npt.NDArray[np.bool_]
 

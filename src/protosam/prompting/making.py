@@ -17,10 +17,11 @@ from protosam.extents import bounding_extent
 from protosam.geometry import Volume, affine_of_extent, kji_to_ras
 from protosam.intensity import auto_window
 from protosam.models.embeddings import Embedder, EmbeddingCache
+from protosam.models.many_answers import readings
 from protosam.models.planes import Planes, Rect
 from protosam.models.slice_axis import choose_axis
 from protosam.models.slice_model import SliceModel, SlicePrompts
-from protosam.models.tokens import MOSTLY, readings
+from protosam.models.tokens import MOSTLY
 from protosam.prompting.align import Landmarks
 from protosam.prompting.cloud import Cloud, Float32Array, Scale, describe, describe_slice
 from protosam.prompting.example import Case, Closer, Example, Lesson, Places, Sample

@@ -24,6 +24,7 @@ from protosam.geometry import Volume
 from protosam.labelled import LabelledCase, LabelledData
 from protosam.metrics import dice
 from protosam.models.embeddings import EmbeddingCache
+from protosam.models.refiner import builtin_refiner
 from protosam.models.slice_model import SliceModel
 from protosam.prompting.apply import Proposal, Wish, apply_example
 from protosam.prompting.example import Example
@@ -228,7 +229,8 @@ def _scores(
     reference, case = pair
     image, labels = case.read()
     begun = time.monotonic()
-    proposals = apply_example(model, image, example, wish=Wish(method), cache=cache)
+    wish = Wish(method, refiner=builtin_refiner(model.device))
+    proposals = apply_example(model, image, example, wish=wish, cache=cache)
     share = (time.monotonic() - begun) / len(proposals)
     for one in proposals:
         label = int(one.name)

@@ -45,12 +45,21 @@ BoolArray = npt.NDArray[np.bool_]
 ANCHORS = 5
 """Slices that are looked into for the object."""
 
-TRAVELLERS = 2
-"""Findings that are carried through the volume; the best of them is kept."""
+TRAVELLERS = 1
+"""Findings that are carried through the volume, each alone; the best is kept."""
+
+MAPPED = 3
+"""Slices that are clicked where the alignment alone says that the object lies."""
+
+UNITED = 3
+"""Findings that are carried through it together, as one more candidate."""
 
 MARGIN_MM = 10.0
 MARGIN_SHARE = 0.25
 """Nothing is kept further than this from the expected box: a length, and a share of its side."""
+
+SIZE_WEIGHT = 0.25
+"""What the square of the number of times that a volume is doubled or halved counts against it."""
 
 UNLIKE = 8.0
 """Deviations of the reference's own slices above which a slice or an object is not the one."""
@@ -107,13 +116,13 @@ def pursue(
     spread = own_spread(lesson, expected)
     report(0.0, "looking for it")
     shown: list[int] = []
-    prompts = [_mapped_click(pursuit, expected)]
+    prompts = [_mapped_clicks(pursuit, expected, 1)]
     if method.points != "none":
         findings = _findings(pursuit, lesson, alignments, expected, user, should_stop)
         for one in findings:
             shown.append(one.index)
             on_slice(one.index, one.patch.on(pursuit.planes.whole) > 0, 0.5)
-        prompts = [_prompts_of(pursuit, one) for one in findings[:TRAVELLERS]]
+        prompts = _travellers(pursuit, findings, expected)
     if not prompts and (user.boxes or any(p.positive for p in user.points)):
         prompts = [PromptSet(axis=pursuit.planes.axis)]  # the user's clicks alone
     if not prompts:
@@ -175,26 +184,57 @@ def _clicks_in(planes: Planes, user: PromptSet, index: int) -> UserClicks:
     return UserClicks(np.array([p for p, _ in here]), np.array([s for _, s in here]))
 
 
-def _prompts_of(pursuit: Pursuit, finding: Finding) -> PromptSet:
-    """Clicks of a finding as clicks in the volume."""
+def _travellers(
+    pursuit: Pursuit, findings: Sequence[Finding], expected: Expectation
+) -> list[PromptSet]:
+    """Clicks to carry through the volume: of the best findings each alone, and of several joined.
+
+    Findings in several slices hold a long object better than one does, as long as all are right;
+    the retrieval among volumes tells.
+    """
+    travellers = [_prompts_of(pursuit, [one]) for one in findings[:TRAVELLERS]]
+    if len(findings[:UNITED]) > 1:
+        travellers.append(_prompts_of(pursuit, findings[:UNITED]))
+    if pursuit.method.placed and pursuit.method.points == "parts":
+        travellers.append(_mapped_clicks(pursuit, expected, MAPPED))
+    return travellers
+
+
+def _prompts_of(pursuit: Pursuit, findings: Sequence[Finding]) -> PromptSet:
+    """Clicks of findings as clicks in the volume."""
     planes = pursuit.planes
+    clicks = [
+        ((one.index, *place), bool(positive))
+        for one in findings
+        for place, positive in zip(one.points_rc, one.positive, strict=True)
+    ]
     points = tuple(
-        Point(planes.unturn_point((finding.index, *place)), bool(positive), f"example-{n}")
-        for n, (place, positive) in enumerate(
-            zip(finding.points_rc, finding.positive, strict=True), start=1
-        )
+        Point(planes.unturn_point(place), positive, f"example-{n}")
+        for n, (place, positive) in enumerate(clicks, start=1)
     )
     return PromptSet(points=points, axis=planes.axis)
 
 
-def _mapped_click(pursuit: Pursuit, expected: Expectation) -> PromptSet:
-    """Click where the middle of the reference lies in the target, on the token nearest to it."""
-    middle = expected.at_mm.mean(axis=0)
-    inner = expected.at_mm[np.linalg.norm(expected.at_mm - middle, axis=1).argmin()]
-    kji = ras_to_kji(pursuit.planes.volume.affine, inner)
-    last = np.array(pursuit.planes.volume.shape_kji) - 1
-    k, j, i = (float(x) for x in np.clip(kji, 0, last))
-    return PromptSet(points=(Point((k, j, i), True, "example-1"),), axis=pursuit.planes.axis)
+def _mapped_clicks(pursuit: Pursuit, expected: Expectation, count: int) -> PromptSet:
+    """Click where the reference's own tokens lie in the target, in one slice or in several.
+
+    In each slice it is the token nearest to the middle of those expected there, so that a click
+    on a bent object lies on it.
+    """
+    planes, volume = pursuit.planes, pursuit.planes.volume
+    last = np.array(volume.shape_kji) - 1
+    places = np.array(
+        [planes.turn(p) for p in np.clip(ras_to_kji(volume.affine, expected.at_mm), 0, last)]
+    )
+    shares = [0.5] if count == 1 else np.linspace(0, 1, count + 2)[1:-1]
+    points = []
+    for n, share in enumerate(shares, start=1):
+        depth = np.abs(places[:, 0] - np.quantile(places[:, 0], share))
+        there = places[depth <= max(0.5, float(depth.min()))]
+        middle = (places if count == 1 else there).mean(axis=0)
+        inner = there[np.linalg.norm(there - middle, axis=1).argmin()]
+        points.append(Point(planes.unturn_point(inner), True, f"example-{n}"))
+    return PromptSet(points=tuple(points), axis=planes.axis)
 
 
 def _joined(found: PromptSet, user: PromptSet) -> PromptSet:
@@ -234,7 +274,8 @@ def _best(
             volume, SegmentRequest(one, editable=allowed), should_stop=follow.should_stop
         )
         mask = answer.full_mask(volume.shape_kji)
-        scored.append((distance_from(pursuit, expected, mask), n))
+        unlike = distance_from(pursuit, expected, mask)
+        scored.append((unlike + _missized(pursuit, expected, mask), n))
     chosen = prompts[min(scored)[1]] if scored else prompts[0]
     answer = pursuit.thorough.segment(
         volume,
@@ -261,6 +302,15 @@ def distance_from(pursuit: Pursuit, expected: Expectation, mask: BoolArray) -> f
         return NOTHING
     found = expected.points_of(cloud.features[held], cloud.at_mm[held])
     return transport_distance(expected.own_points, found)
+
+
+def _missized(pursuit: Pursuit, expected: Expectation, mask: BoolArray) -> float:
+    """Weigh a mask's volume against the reference's, in units of the distance; 0 if not placed."""
+    voxels = int(np.count_nonzero(mask))
+    if not pursuit.method.placed or not voxels:
+        return 0.0
+    held_mm3 = voxels * float(np.prod(pursuit.planes.volume.spacing_kji_mm))
+    return SIZE_WEIGHT * float(np.log2(held_mm3 / expected.volume_mm3)) ** 2
 
 
 def _judged(

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from protosam.models.many_answers import predict_many, readings
 from protosam.models.slice_model import SliceAnswer, SliceEmbedding, SliceModel, SlicePrompts
-from protosam.models.tokens import predict_many, readings
 from protosam.prompting.cascade import tight_box
 
 STEPS = 200
