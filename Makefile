@@ -37,6 +37,7 @@ app: setup rendering
 screenshots: setup rendering
 	@sh scripts/setup_rendering.sh chromium
 	$(BIN)/python scripts/make_screenshots.py
+	$(BIN)/python scripts/make_batch_pictures.py
 
 demo: setup
 	@$(BIN)/protosam demo --out "$${OUT:-demo_out}" $${IMAGE:+--image "$$IMAGE"} $${POINTS:+--points "$$POINTS"}

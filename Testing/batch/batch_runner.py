@@ -7,12 +7,32 @@ from pathlib import Path
 
 from cheap_way import CheapWay
 
-from protosam.batch.lanes import LanePool
+from protosam.batch.lanes import LanePool, row_after
 from protosam.batch.manifest import Manifest
-from protosam.batch.queue import Hooks, run_queue
+from protosam.batch.queue import Ended, Hooks, run_queue
 from protosam.batch.sources import inventory
 from protosam.batch.work import Order, SeriesWork, clear_working
 from protosam.dicom.sources import files_of
+
+
+class Here:
+    """A pool that computes in this process, for what does not depend on who computes."""
+
+    def __init__(self, work) -> None:
+        self.work, self.waiting = work, []
+
+    @property
+    def has_room(self) -> bool:
+        return not self.waiting
+
+    def start(self, task) -> None:
+        self.waiting.append(task)
+
+    def ended(self, wait_s: float) -> list[Ended]:
+        return [Ended(row_after(self.work, self.waiting.pop()))]
+
+    def stop(self) -> None:
+        self.waiting = []
 
 
 def go(source: Path, out: Path, pool=None, hooks: Hooks | None = None, **options) -> bool:

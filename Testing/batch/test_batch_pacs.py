@@ -28,7 +28,9 @@ class Shelf:
             return ()
         return tuple(RemoteSeries("1.2", ids.series, "CT", "1", 6) for ids in self.ids.values())
 
-    def fetch_series(self, study_uid: str, series_uid: str, folder: Path) -> tuple[Path, ...]:
+    def fetch_series(
+        self, study_uid: str, series_uid: str, folder: Path, *, should_stop=lambda: False
+    ) -> tuple[Path, ...]:
         (name,) = [name for name, ids in self.ids.items() if ids.series == series_uid]
         if name in self.failing:
             raise ServerFailure("The server failed.", "Try again.")

@@ -232,6 +232,7 @@ class App:
         self.escape = stand_in.Thing("QShortcut", "escape", self.window, effectIndex=0)
         self.testing, self.mode = False, 1
         self.status_bar: list[str] = []
+        self.jumps: list[Any] = []
         self.asked: list[str] = []
         self.answer = True
         self.file_name = ""
@@ -278,6 +279,9 @@ class App:
             "slicer", app=self.application, util=util, mrmlScene=self.scene, __path__=[],
             qSlicerSegmentEditorAbstractEffect=modes,
             vtkMRMLInteractionNode=types.SimpleNamespace(ViewTransform=1),
+            vtkMRMLSliceNode=types.SimpleNamespace(
+                CenteredJumpSlice=0, JumpAllSlices=lambda *given: self.jumps.append(given)
+            ),
         )  # fmt: skip
         base = type("ScriptedLoadableModule", (), {"__init__": _keep_parent})
         effect_base = type("AbstractScriptedSegmentEditorEffect", (), {
@@ -353,7 +357,9 @@ def app(bare_app: App, monkeypatch: pytest.MonkeyPatch) -> App:
     setup = importlib.import_module("ProtoSAMSlicerLib.PythonSetup")
     parts = core.Core(
         folder=ROOT / "src",
-        scene=types.SimpleNamespace(Controller=RecordingController, PARAMETERS=parameters()),
+        scene=types.SimpleNamespace(
+            Controller=RecordingController, PARAMETERS=parameters(), SURE=0.5
+        ),
         client=types.SimpleNamespace(WorkerClient=RecordingClient),
         errors=protosam.errors,
     )

@@ -44,7 +44,7 @@ class Thing:
         self.values[key] = value
         signal = {
             "checked": "toggled(bool)",
-            "value": f"valueChanged({'int' if self.kind == 'QSpinBox' else 'double'})",
+            "value": f"valueChanged({'int' if self.kind in ('QSpinBox', 'QSlider') else 'double'})",
             "currentIndex": "currentIndexChanged(int)",
             "currentRow": "currentRowChanged(int)",
         }.get(key)
@@ -136,6 +136,9 @@ class Rows(Thing):
         self.rows.append(text)
 
 
+KINDS: dict[str, type[Thing]] = {"QComboBox": Combo, "QListWidget": Rows}
+
+
 class Timer(Thing):
     made: ClassVar[list[Timer]] = []
 
@@ -167,7 +170,6 @@ def load_ui(path: str) -> Thing:
 
 
 def _widget(node: ElementTree.Element, parent: Any) -> Thing:
-    kinds = {"QComboBox": Combo, "QListWidget": Rows}
     values: dict[str, Any] = {}
     for one in node.findall("property"):
         text = one[0].text or ""
@@ -175,11 +177,11 @@ def _widget(node: ElementTree.Element, parent: Any) -> Thing:
         values[one.attrib["name"]] = (
             text == "true" if kind == "bool" else float(text) if kind == "double" else text
         )
-    if node.attrib["class"] in ("QDoubleSpinBox", "QSpinBox"):
-        values.setdefault("value", 0 if node.attrib["class"] == "QSpinBox" else 0.0)
+    if node.attrib["class"] in ("QDoubleSpinBox", "QSpinBox", "QSlider"):
+        values.setdefault("value", 0.0 if node.attrib["class"] == "QDoubleSpinBox" else 0)
     if node.attrib["class"] in ("QToolButton", "QRadioButton", "QCheckBox"):
         values.setdefault("checked", False)
-    made = kinds.get(node.attrib["class"], Thing)(
+    made = KINDS.get(node.attrib["class"], Thing)(
         node.attrib["class"], node.attrib["name"], parent, **values
     )
     for child in _nested(node):

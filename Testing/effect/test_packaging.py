@@ -15,7 +15,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "ProtoSAMSegmentEditor" / "SegmentEditorProtoSAM"
-SOURCES = sorted(MODULE.rglob("*.py"))
+BATCH = ROOT / "ProtoSAMSegmentEditor" / "ProtoSAMBatch"
+SOURCES = sorted((*MODULE.rglob("*.py"), *BATCH.rglob("*.py")))
+BATCH_UI = BATCH / "Resources" / "UI" / "ProtoSAMBatch.ui"
 UI = MODULE / "Resources" / "UI" / "ProtoSAMOptions.ui"
 
 MACROS = """
@@ -70,7 +72,10 @@ def test_every_file_of_the_module_is_in_cmakes_lists(a_configured_build: Path) -
     listed = (a_configured_build / "listed.txt").read_text().split()
     kinds = {".py", ".ui", ".png", ".svg"}
     there = {
-        path.relative_to(MODULE).as_posix() for path in MODULE.rglob("*") if path.suffix in kinds
+        path.relative_to(module).as_posix()
+        for module in (MODULE, BATCH)
+        for path in module.rglob("*")
+        if path.suffix in kinds
     }
     assert set(listed) == there
     assert len(listed) == len(set(listed))
@@ -97,6 +102,7 @@ def test_the_effect_file_is_alone_in_the_folder_that_slicer_loads_by_path() -> N
 
 def test_no_python_file_beside_the_module_is_taken_for_another_module() -> None:
     assert [one.name for one in MODULE.glob("*.py")] == ["SegmentEditorProtoSAM.py"]
+    assert [one.name for one in BATCH.glob("*.py")] == ["ProtoSAMBatch.py"]
     assert list(MODULE.parent.glob("*.py")) == []
 
 
@@ -152,17 +158,32 @@ def test_each_widget_that_is_used_exists_and_each_button_is_used() -> None:
     assert buttons - used == set()
 
 
-def test_each_control_has_a_tool_tip_and_a_name_for_screen_readers() -> None:
+def test_each_widget_of_the_batch_module_exists_and_each_button_is_used() -> None:
+    names = set(widgets(BATCH_UI))
+    texts = "".join(
+        (BATCH / "ProtoSAMBatchLib" / name).read_text("utf-8")
+        for name in ("BatchPanel.py", "BatchSession.py")
+    )
+    used = set(re.findall(r"\bui\.(\w+)", texts))
+    used |= set(re.findall(r'"(\w+(?:Button|Combo|Edit|Check|Table))"', texts))
+    assert used - names == set()
+    assert {name for name in names if name.endswith("Button")} - used == set()
+
+
+@pytest.mark.parametrize("ui", [UI, BATCH_UI], ids=["effect", "batch"])
+def test_each_control_has_a_tool_tip_and_a_name_for_screen_readers(ui: Path) -> None:
     kinds = {"QPushButton", "QToolButton", "QRadioButton", "QCheckBox", "QComboBox"}
-    kinds |= {"QDoubleSpinBox", "QSpinBox", "QListWidget", "QPlainTextEdit"}
-    for name, node in widgets().items():
+    kinds |= {"QDoubleSpinBox", "QSpinBox", "QListWidget", "QPlainTextEdit", "QLineEdit"}
+    kinds |= {"QTableWidget"}
+    for name, node in widgets(ui).items():
         if node.attrib["class"] in kinds:
             given = {one.attrib["name"] for one in node.findall("property")}
             assert {"toolTip", "accessibleName"} <= given, name
 
 
-def test_the_ui_file_names_no_widget_twice() -> None:
-    names = [one.attrib["name"] for one in ElementTree.parse(UI).iter("widget")]
+@pytest.mark.parametrize("ui", [UI, BATCH_UI], ids=["effect", "batch"])
+def test_the_ui_file_names_no_widget_twice(ui: Path) -> None:
+    names = [one.attrib["name"] for one in ElementTree.parse(ui).iter("widget")]
     assert len(names) == len(set(names))
 
 
@@ -171,6 +192,7 @@ def test_pictures_have_the_sizes_that_slicer_wants() -> None:
         MODULE / "SegmentEditorProtoSAMEffect" / "SegmentEditorEffect.png": (64, 64),
         MODULE / "Resources" / "Icons" / "SegmentEditorProtoSAM.png": (128, 128),
         ROOT / "Resources" / "ProtoSAM.png": (128, 128),
+        BATCH / "Resources" / "Icons" / "ProtoSAMBatch.png": (128, 128),
         **{
             MODULE / "Resources" / "Icons" / f"Cursor-{name}.png": (32, 32)
             for name in ("positive", "negative", "box")
@@ -203,5 +225,5 @@ def test_the_guide_shows_pictures_that_belong_to_it_and_explains_literal_message
         assert message in known, message
 
 
-def widgets() -> dict[str, ElementTree.Element]:
-    return {one.attrib["name"]: one for one in ElementTree.parse(UI).iter("widget")}
+def widgets(ui: Path = UI) -> dict[str, ElementTree.Element]:
+    return {one.attrib["name"]: one for one in ElementTree.parse(ui).iter("widget")}

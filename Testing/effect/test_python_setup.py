@@ -179,8 +179,9 @@ def test_what_is_needed_is_all_that_a_worker_imports(setup: Any) -> None:
         if line.startswith(("import ", "from "))
     }
     ours = set(sys.stdlib_module_names) | {"protosam", "__future__"}
-    # peft is imported by the adapters' module alone, which is loaded for an adapter only.
-    assert imported - ours - {"peft"} <= set(setup.NEEDED)
+    # peft is imported by the adapters' module alone, which is loaded for an adapter only, and monai
+    # by the specialists', which no worker loads.
+    assert imported - ours - {"peft", "monai"} <= set(setup.NEEDED)
 
 
 class TestWithoutAUsablePython:
@@ -301,7 +302,8 @@ def test_packages_that_slicer_has_are_pinned_and_torch_comes_first(bare_app: Any
     installation = importlib.import_module("ProtoSAMSlicerLib.Installation")
     wanted = installation.packages(("safetensors", "torchvision", "torch"))
     assert wanted[:2] == ["torch", "torchvision"]
-    assert set(wanted) == {"torch", "torchvision", "safetensors", "peft"}
+    small = {"peft", "POT", "scikit-learn", "SimpleITK"}
+    assert set(wanted) == {"torch", "torchvision", "safetensors"} | small
     assert any(line.startswith("numpy==") for line in installation.constraints().splitlines())
 
 
@@ -356,3 +358,44 @@ def wait_for(installation: Any) -> None:
     while not installation.poll():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.fixture
+def shared(app: Any, tmp_path: Path) -> Any:
+    """The worker of a Slicer whose settings name a server; nothing is connected to."""
+    from protosam.wire.tls import server_address
+
+    process = importlib.import_module("ProtoSAMSlicerLib.WorkerProcess")
+    core = importlib.import_module("ProtoSAMSlicerLib.Core").load()
+    core.client.server_address = server_address
+    (tmp_path / "token").write_text("a-token-of-some-length")
+    app.settings[process.SERVER] = "gpu.example:7310"
+    app.settings[process.TOKEN_FILE] = str(tmp_path / "token")
+    one = process.SharedWorker(core)
+    yield one
+    one.close()
+
+
+def test_a_worker_that_the_settings_name_is_connected_to_and_none_is_started(shared: Any) -> None:
+    shared.search()
+    assert shared.client is not None
+    assert str(shared.client.command) == "gpu.example:7310"
+    assert not shared.searching
+
+
+def test_a_server_without_a_token_is_a_sentence_and_images_go_nowhere(
+    shared: Any, app: Any
+) -> None:
+    process = sys.modules["ProtoSAMSlicerLib.WorkerProcess"]
+    app.settings[process.TOKEN_FILE] = ""
+    shared.search()
+    assert shared.client is None
+    assert "There is no token" in shared.findings[0].sentence
+
+
+def test_without_the_setting_a_worker_is_started_again(shared: Any, app: Any) -> None:
+    process = sys.modules["ProtoSAMSlicerLib.WorkerProcess"]
+    shared.search()
+    app.settings[process.SERVER] = ""
+    shared.search()
+    assert shared.client.command == (sys.executable, "-m", "protosam.worker")

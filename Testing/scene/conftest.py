@@ -13,7 +13,16 @@ from protosam.geometry import Volume
 from protosam.intensity import Window
 from protosam.mending import CleanUpReport
 from protosam.scene import Controller, LogicWriter
-from protosam.wire.messages import Prewarmed, Result, VolumeClosed, VolumeOpened
+from protosam.wire.messages import (
+    ApplyExample,
+    ExampleApplied,
+    ExampleMade,
+    MakeExample,
+    Prewarmed,
+    Result,
+    VolumeClosed,
+    VolumeOpened,
+)
 from protosam.wire.patience import WorkerState
 from protosam.wire.pending import Pending
 
@@ -188,6 +197,8 @@ class FakeClient:
         self.holds = False
         self.error = None
         self.clean_up = CleanUpReport()
+        self.taught = []
+        self.applied = []
         self.closed = []
         self.ids = 0
 
@@ -253,7 +264,27 @@ class FakeClient:
         self.waiting.append(pending)
         return pending
 
+    def make_example(self, request, on_done=None, on_progress=None):
+        pending = self._ask(request, on_done, on_progress)
+        self.taught.append(request)
+        self.waiting.append(pending)
+        return pending
+
+    def apply_example(self, request, on_done=None, on_progress=None, on_proposed=None):
+        pending = self._ask(request, on_done, on_progress)
+        if on_proposed is not None:
+            pending.on_partial(on_proposed)
+        self.applied.append(request)
+        self.waiting.append(pending)
+        return pending
+
     def answer(self, request):
+        if isinstance(request, MakeExample):
+            return ExampleMade(b"learnt", tuple(s.name for s in request.segments), "fake", "0123")
+        if isinstance(request, ApplyExample):
+            return ExampleApplied(
+                request.volume_uid, request.target, request.generation, (), "fake", "0123", 0.1
+            )
         mask = drawn_mask(self.volumes[request.volume_uid].shape_kji, request.prompts)
         extent = bounding_extent(mask)
         return Result(

@@ -15,7 +15,9 @@ from protosam.cli.adapters import resolved
 from protosam.cli.app import app
 from protosam.errors import InvalidInput, StorageFailure, UnreadableFile, WeightsRefused
 from protosam.learn.adapter_cards import CARD, AdapterCard
-from protosam.learn.adapters import ACTIVE, SHIFT_FILE, AdapterStore
+from protosam.learn.adapters import AdapterStore
+from protosam.models.adapter_folder import ACTIVE, SHIFT_FILE
+from protosam.models.add_ons import find_add_on
 
 
 def a_card(**changes: object) -> AdapterCard:
@@ -171,15 +173,64 @@ def test_a_kill_in_the_middle_leaves_the_old_version_active(a_store: AdapterStor
     assert not list((a_store.folder / "liver").glob(".new-*"))
 
 
-def test_a_name_means_the_active_version_and_a_path_itself(
+def test_a_name_means_the_version_in_use_wherever_adapters_are_loaded(
     a_store: AdapterStore, tmp_path: Path
 ) -> None:
     one = a_store.add("liver", a_card(), a_file, activate=True)
-    assert resolved("liver", a_store.folder) == str(one.folder)
+    two = a_store.add("liver", a_card(seed=1), a_file, activate=True)
+    named = Path("liver")
+    assert find_add_on(named, folder=a_store.folder) == two.folder
+    assert find_add_on(a_store.folder / "liver") == two.folder
+    assert resolved("liver", a_store.folder) == str(two.folder)
+    a_store.rollback("liver")
+    assert find_add_on(named, folder=a_store.folder) == one.folder
+    assert find_add_on(one.folder) == one.folder  # a version is itself
+    assert find_add_on(tmp_path / "none") == tmp_path / "none"
+
+
+def test_a_name_without_a_version_in_use_is_told_and_not_guessed(a_store: AdapterStore) -> None:
+    a_store.add("liver", a_card(), a_file, activate=False)
+    for look in (
+        lambda: find_add_on(Path("liver"), folder=a_store.folder),
+        lambda: resolved("liver", a_store.folder),
+    ):
+        with pytest.raises(InvalidInput, match=r"no (active )?version") as refused:
+            look()
+        assert "adapters activate liver" in str(refused.value.next_step)
+
+
+@pytest.mark.parametrize("text", ['{"format": 1, "version": "2", "before": []}', "[]", "{"])
+def test_a_damaged_note_is_told_where_adapters_are_loaded(a_store: AdapterStore, text: str) -> None:
+    a_store.add("liver", a_card(), a_file, activate=True)
+    (a_store.folder / "liver" / ACTIVE).write_text(text)
+    with pytest.raises(UnreadableFile, match=ACTIVE):
+        find_add_on(a_store.folder / "liver")
+
+
+def test_without_a_folder_a_name_is_left_to_whoever_loads_it(
+    a_store: AdapterStore, tmp_path: Path
+) -> None:
+    a_store.add("liver", a_card(), a_file, activate=True)
     assert resolved("", a_store.folder) == ""
     assert resolved(str(tmp_path), None) == str(tmp_path)
     with pytest.raises(InvalidInput, match="no adapter 'spleen'"):
         resolved("spleen", a_store.folder)
+    (a_store.folder / "spleen.shift").write_text("x")
+    assert resolved("spleen", a_store.folder) == str(a_store.folder / "spleen.shift")
+
+
+@pytest.mark.parametrize("command", ["segment", "evaluate", "batch", "adapt"])
+def test_every_command_that_uses_adapters_takes_their_folder(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0 and "--adapters-dir" in shown.output
+
+
+def test_a_command_refuses_a_name_that_is_not_in_the_folder(
+    a_store: AdapterStore, tmp_path: Path
+) -> None:
+    given = ["--adapter", "spleen", "--adapters-dir", str(a_store.folder)]
+    refused = CliRunner().invoke(app, ["evaluate", "--data", str(tmp_path), *given])
+    assert refused.exit_code == 2 and "no adapter 'spleen'" in refused.output
 
 
 def test_a_shift_is_named_by_its_file(a_store: AdapterStore) -> None:

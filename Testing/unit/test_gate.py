@@ -20,7 +20,7 @@ from protosam.cli.app import app
 from protosam.errors import Cancelled, InvalidInput, WeightsRefused
 from protosam.geometry import Volume
 from protosam.learn.adapt_order import AdaptOrder, Watch
-from protosam.learn.adapters import SHIFT_FILE, AdapterStore
+from protosam.learn.adapters import AdapterStore
 from protosam.learn.division import OTHER_PATIENTS, SAME_PATIENTS, divide, whole
 from protosam.learn.finished_cases import FinishedCase
 from protosam.learn.fronts import front_of
@@ -29,6 +29,7 @@ from protosam.learn.gated_run import adapt
 from protosam.learn.lessons import lessons_of
 from protosam.learn.recipe import Checkpoint, RecipeProgress, RecipeSettings, teach, with_adapter
 from protosam.learn.shift import ShiftSettings
+from protosam.models.adapter_folder import SHIFT_FILE
 from protosam.models.load import load_model
 from protosam.models.tiny import TinySAM, TinySettings
 from protosam.models.tiny_predictor import TinySliceModel, save_tiny
@@ -39,7 +40,14 @@ SMALL = TinySettings(
     embed_dim=32, stem_widths=(12, 24, 24), trunk_dim=48, trunk_depth=2, trunk_heads=2
 )
 QUICK = RecipeSettings(
-    rear_blocks=1, rank=2, steps=4, batch=1, examples=4, checkpoint_every=1, learning_rate=1e-2
+    rear_blocks=1,
+    rank=2,
+    steps=4,
+    batch=1,
+    examples=4,
+    replayed=0,
+    checkpoint_every=1,
+    learning_rate=1e-2,
 )
 
 
@@ -58,10 +66,10 @@ def a_case(name: str, seed: int = 0) -> FinishedCase:
     return FinishedCase(name, image_volume, Volume(ball.astype(np.uint8), affine), (1,))
 
 
-def a_board(name: str = "a", sentinel: bool = False) -> Board:
+def a_board(name: str = "a", sentinel: bool = False, elsewhere: bool = False) -> Board:
     case = a_case(name)
     truth = case.labels.voxels == 1
-    return Board(Target(name, 1, "ball", case.image, truth, Plane(0, 2)), sentinel)
+    return Board(Target(name, 1, "ball", case.image, truth, Plane(0, 2)), sentinel, elsewhere)
 
 
 def marks(*dice: float) -> list[Marks]:
@@ -91,7 +99,37 @@ def test_one_sentinel_can_keep_an_adapter_out_and_another_case_cannot() -> None:
     assert verdict([a_board("a"), a_board("b", sentinel=True)], current, slightly)[0]
 
 
+@pytest.mark.parametrize(("new", "accepted"), [(0.95, True), (0.86, True), (0.84, False)])
+def test_an_adapter_that_no_longer_obeys_clicks_elsewhere_is_kept_out(
+    new: float, accepted: bool
+) -> None:
+    boards = [a_board("a"), a_board("phantom", elsewhere=True)]
+    found, reason = verdict(boards, marks(0.5, 0.9), marks(0.9, new))
+    assert found is accepted and ("other organs" in reason) is not accepted
+
+
+def test_other_organs_are_told_and_do_not_hide_what_was_lost() -> None:
+    boards = [a_board("a"), *(a_board("phantom", elsewhere=True) for _ in range(9))]
+    report = judge(
+        boards,
+        {"base": marks(*[0.8] * 10), "current": marks(*[0.8] * 10), "new": marks(0.7, *[0.9] * 9)},
+        OTHER_PATIENTS,
+    )
+    assert not report.accepted and report.mean("new")["dice_1"] == 0.7
+    assert report.elsewhere("new") == 0.9 and "0.800 before, 0.900 now" in report.to_text()
+    checked = report.to_json()["checked"]
+    assert checked == {"objects": 1, "cases": 1, "sentinel_cases": 0, "elsewhere": 9}
+
+
+def test_a_phantom_always_watches(a_workplace: Path) -> None:
+    result = adapt(an_order(a_workplace), Watch(silent))
+    entries = result.version.card.gate
+    assert entries["checked"]["elsewhere"] == 5 and entries["elsewhere"]["new"] is not None
+
+
 def test_what_is_not_a_number_is_kept_out() -> None:
+    boards = [a_board("a"), a_board("phantom", elsewhere=True)]
+    assert not verdict(boards, marks(0.8, 0.8), marks(0.9, float("nan")))[0]
     assert not verdict([a_board()], marks(0.8), marks(float("nan")))[0]
 
 
@@ -248,7 +286,8 @@ def test_cases_that_judged_the_active_version_are_sentinels_of_the_next(a_workpl
         adapt(an_order(a_workplace, model=other), Watch(silent))
     second = adapt(an_order(a_workplace), Watch(silent))
     assert not any(row.sentinel for row in first.report.rows)
-    assert all(row.sentinel for row in second.report.rows)
+    assert all(row.sentinel for row in second.report.own)
+    assert second.report.to_json()["checked"]["sentinel_cases"] == 1
     assert second.version.number == 2
 
 

@@ -1,10 +1,11 @@
-"""LoRA on the image encoder: where it goes, what it leaves alone, and peft's own files."""
+"""LoRA on encoder and decoder: where it goes, what it leaves alone, and peft's own files."""
 
 from __future__ import annotations
 
 import json
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -33,8 +34,10 @@ from protosam.models.lora import (
     save_adapter,
     unload_lora,
 )
+from protosam.models.lora_places import Part, part_of
 
 BASE = "b" * 64
+PARTS: tuple[Part, ...] = get_args(Part)
 IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 
 
@@ -62,6 +65,21 @@ def small_sam(seed: int = 0) -> Sam:
 def encode(network: nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return network.image_encoder(IMAGES)
+
+
+def decode(network: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks and scores for one click, in the decoder's plain form."""
+    with torch.no_grad():
+        points = (torch.tensor([[[20.0, 30.0]]]), torch.ones(1, 1, dtype=torch.int))
+        sparse, dense = network.prompt_encoder(points, None, None)
+        masks, scores = network.mask_decoder(
+            image_embeddings=network.image_encoder(IMAGES),
+            image_pe=network.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+    return masks, scores
 
 
 def train_a_little(network: nn.Module, seed: int = 9) -> None:
@@ -209,10 +227,9 @@ def test_a_saved_adapter_loads_again_with_the_same_answers(a_saved_adapter: Path
     original = inject_lora(small_sam(), rank=4, alpha=8)
     train_a_little(original)
 
-    loaded = load_adapter(small_sam(), a_saved_adapter, base_sha256=BASE)
+    loaded = load_adapter(small_sam(), a_saved_adapter, base_sha256=BASE, trainable=True)
 
     assert torch.equal(encode(original), encode(loaded))
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert {path.name for path in a_saved_adapter.iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -220,7 +237,7 @@ def test_a_saved_adapter_loads_again_with_the_same_answers(a_saved_adapter: Path
 
 
 def test_a_saved_adapter_is_loaded_by_peft_itself(a_saved_adapter: Path) -> None:
-    ours = load_adapter(small_sam(), a_saved_adapter, base_sha256=BASE)
+    ours = load_adapter(small_sam(), a_saved_adapter, base_sha256=BASE, trainable=True)
 
     theirs = PeftModel.from_pretrained(small_sam(), str(a_saved_adapter)).eval()
 
@@ -233,7 +250,7 @@ def test_an_adapter_that_peft_saved_loads_here(tmp_path: Path) -> None:
     train_a_little(theirs)
     theirs.save_pretrained(str(tmp_path), save_embedding_layers=False)
 
-    ours = load_adapter(small_sam(), tmp_path, base_sha256=BASE)
+    ours = load_adapter(small_sam(), tmp_path, base_sha256=BASE, trainable=True)
 
     assert torch.equal(encode(ours), encode(theirs.eval()))
 
@@ -272,7 +289,7 @@ def test_an_adapter_of_another_width_is_refused_and_the_network_left_alone(
     assert lora_parameters(network) == []
 
 
-def test_an_adapter_that_reaches_beyond_attention_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_that_reaches_beyond_every_part_is_refused(tmp_path: Path) -> None:
     theirs = get_peft_model(small_sam(), LoraConfig(r=2, target_modules=["qkv", "proj"]))
     theirs.save_pretrained(str(tmp_path), save_embedding_layers=False)
 
@@ -345,16 +362,66 @@ def test_an_adapter_saved_as_a_pickle_is_not_opened(a_saved_adapter: Path) -> No
 
 
 def test_a_second_adapter_is_refused_until_the_first_is_unloaded(a_saved_adapter: Path) -> None:
-    network = load_adapter(small_sam(), a_saved_adapter, base_sha256=BASE)
+    network = load_adapter(small_sam(), a_saved_adapter, base_sha256=BASE, trainable=True)
 
     with pytest.raises(InvalidInput, match="has an adapter already"):
         inject_lora(network, rank=2, alpha=2)
     inject_lora(unload_lora(network), rank=2, alpha=2)
 
 
+def test_at_work_an_adapter_is_part_of_the_weights(tmp_path: Path) -> None:
+    network = inject_lora(small_sam(), rank=3, alpha=5, parts=PARTS)
+    train_a_little(network)
+    save_adapter(network, tmp_path / "adapter", base_sha256=BASE)
+
+    loaded = load_adapter(small_sam(), tmp_path / "adapter", base_sha256=BASE)
+
+    assert adapted_layers(loaded) == set()
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    # The fast forms of the decoder read weights themselves, past any layer that peft would add.
+    weight = "mask_decoder.transformer.final_attn_token_to_image.k_proj.weight"
+    assert not torch.equal(loaded.get_parameter(weight), small_sam().get_parameter(weight))
+    for one, other in zip(decode(network), decode(loaded), strict=True):
+        torch.testing.assert_close(one, other, atol=5e-3, rtol=5e-3)
+
+
+def test_every_part_is_adapted_where_it_is_asked_for_and_peft_loads_it(tmp_path: Path) -> None:
+    network = inject_lora(small_sam(), rank=3, alpha=5, blocks=[2], parts=PARTS)
+    train_a_little(network)
+    save_adapter(network, tmp_path / "adapter", base_sha256=BASE)
+
+    layers = adapted_layers(network)
+    in_blocks = {name for name in layers if ".blocks." in name}
+    assert {name.split(".", 3)[3] for name in in_blocks} == {
+        "attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2"
+    }  # fmt: skip
+    assert {name.split(".")[2] for name in in_blocks} == {"2"}
+    assert {"image_encoder.neck.0", "image_encoder.neck.2"} <= layers
+    assert any(name.startswith("mask_decoder.output_hypernetworks_mlps") for name in layers)
+    theirs = PeftModel.from_pretrained(small_sam(), str(tmp_path / "adapter")).eval()
+    for one, other in zip(decode(network), decode(theirs.base_model.model), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_alone_changes_what_it_names_and_nothing_else(part: Part) -> None:
+    layers = adapted_layers(inject_lora(small_sam(), rank=2, alpha=2, parts=[part]))
+
+    assert layers and all(part_of(name) == part for name in layers)
+
+
+def test_a_part_that_the_network_lacks_is_told() -> None:
+    network = small_sam()
+    del network.mask_decoder
+
+    with pytest.raises(InvalidInput, match="no decoder"):
+        inject_lora(network, rank=2, alpha=2, parts=["attention", "decoder"])
+
+
 @pytest.mark.parametrize(
     "settings_",
     [
+        {"rank": 2, "alpha": 2, "parts": []},
         {"rank": -1, "alpha": 1},
         {"rank": 2, "alpha": 0},
         {"rank": 2, "alpha": 2, "dropout": 1.0},

@@ -41,6 +41,29 @@ RESULT = messages.Result(
     notes=("Out of memory: used half of the resolution.",),
     clean_up=CleanUpReport((StepReport("islands", 0, 312), StepReport("smoothing", 40, 38))),
 )
+TAUGHT = (
+    messages.TaughtSegment(
+        "liver", "a~b~c~d~e~f~g", (1.0, 0.5, 0.0), Extent((5, 6, 7), (8, 10, 12)), pack_bits(MASK)
+    ),
+    messages.TaughtSegment("Größe", "", (0.0, 0.0, 1.0), Extent((0, 0, 0), (1, 1, 3)), b"\xa0"),
+)
+CLICKS = dataclasses.replace(PROMPTS, prior=None)
+PROPOSED = messages.Proposed(
+    name="liver",
+    terminology="a~b~c~d~e~f~g",
+    colour=(1.0, 0.5, 0.0),
+    extent=Extent((5, 6, 7), (8, 10, 12)),
+    bits=pack_bits(MASK),
+    axis=0,
+    confidences={5: 0.25, 6: 1.0, 7: 0.0},
+    distance=0.5,
+    notes=("Check it.",),
+    prompts=CLICKS,
+    window=Window(-160.0, 240.0),
+    model="protosam-tiny",
+    digest="abc",
+    elapsed_s=1.5,
+)
 REQUESTS = [
     messages.Greeting("0.1.0"),
     messages.OpenVolume("v", np.arange(24, dtype="i2").reshape(2, 3, 4), np.eye(4)),
@@ -64,6 +87,22 @@ REQUESTS = [
     ),
     messages.Prewarm("v", (1.0, 2.0, 3.5)),
     messages.Prewarm("v", (1.0, 2.0, 3.5), axis=2, window=Window(0, 1), count=3, model="m"),
+    messages.MakeExample("v", TAUGHT, model="sam_vit_b", adapter="liver"),
+    messages.MakeExample("v", ()),
+    messages.ApplyExample("v", (b"one", b"", b"three")),
+    messages.ApplyExample(
+        volume_uid="v",
+        examples=(b"one",),
+        clicks=(
+            messages.SegmentClicks("liver", CLICKS),
+            messages.SegmentClicks("spleen", PromptSet()),
+        ),
+        target="host",
+        generation=3,
+        model="sam_vit_b",
+        adapter="liver",
+        partial=True,
+    ),
     messages.Cancel(17),
     messages.Models(),
     messages.LoadModel("sam_vit_b", "liver"),
@@ -76,6 +115,14 @@ REPLIES = [
     messages.Progress(0.5, "Slice 3 of 6"),
     messages.Partial(0, (5, 7), Extent((5, 6, 7), (8, 10, 12)), pack_bits(MASK)),
     messages.Partial(2, (0,), None, b""),
+    messages.ProposedSlices(
+        "liver", 0, {5: 0.5, 7: 0.25}, Extent((5, 6, 7), (8, 10, 12)), pack_bits(MASK)
+    ),
+    messages.ProposedSlices("liver", 2, {0: 1.0}, None, b""),
+    PROPOSED,
+    dataclasses.replace(PROPOSED, extent=None, bits=b"", confidences={}),
+    messages.ExampleMade(b"content", ("liver", "Größe"), "tiny", "abc"),
+    messages.ExampleApplied("v", "host", 3, ("liver",), "tiny", "abc", 2.5),
     messages.VolumeOpened("v", ("old",)),
     messages.VolumeClosed("v"),
     RESULT,
@@ -394,6 +441,102 @@ def test_slice_scores_are_numbers_by_index(scores):
 def test_a_prewarm_that_makes_no_sense_is_refused(changes):
     with pytest.raises(InvalidInput, match="Prewarming"):
         messages.Prewarm("v", (0.0, 0.0, 0.0), **changes)
+
+
+APPLY = messages.request_frame(
+    1, messages.ApplyExample("v", (b"one", b"two"), (messages.SegmentClicks("liver", CLICKS),))
+)
+MAKE = messages.request_frame(1, messages.MakeExample("v", TAUGHT))
+BOX = {"start_kji": [0, 0, 0], "stop_kji": [1, 1, 3]}
+ROW = {"name": "a", "terminology": "", "colour": [0, 0, 1], "extent": BOX}
+
+
+@pytest.mark.parametrize(
+    ("frame", "name", "value"),
+    [
+        (APPLY, "examples", [3, 4]),
+        (APPLY, "examples", [7, -1]),
+        (APPLY, "examples", [6.0]),
+        (APPLY, "examples", None),
+        (APPLY, "examples", []),
+        (APPLY, "clicks", {"liver": {}}),
+        (APPLY, "clicks", [{"name": "liver"}]),
+        (APPLY, "clicks", [{"name": 1, "set": PromptSet().to_json()}]),
+        (APPLY, "clicks", [{"name": "liver", "set": PROMPTS.to_json()}]),
+        (APPLY, "partial", 0),
+        (APPLY, "volume_uid", ""),
+        (MAKE, "segments", [ROW]),
+        (MAKE, "segments", [{**ROW, "extent": None}]),
+        (MAKE, "segments", [{**ROW, "colour": [0, 1]}]),
+        (MAKE, "segments", [{**ROW, "mask": 1}]),
+        (MAKE, "segments", "liver"),
+    ],
+)
+def test_an_example_request_that_cannot_be_right_is_refused(frame, name, value):
+    with pytest.raises(InvalidInput) as caught:
+        messages.parse_request(Frame(1, frame.kind, {**frame.body, name: value}, frame.arrays))
+
+    assert caught.value.message
+
+
+def test_masks_and_examples_travel_as_one_array_each_however_many_there_are():
+    many = messages.MakeExample("v", TAUGHT * 100)
+    assert list(messages.request_frame(1, many).arrays) == ["segments"]
+    assert list(APPLY.arrays) == ["examples"]
+    assert APPLY.body["examples"] == [3, 3]
+
+
+@pytest.mark.parametrize("count", [0, 65])
+def test_no_example_and_too_many_are_refused_with_the_next_step(count):
+    with pytest.raises(InvalidInput, match=f"^{count} examples") as caught:
+        messages.ApplyExample("v", (b"x",) * count)
+    assert caught.value.next_step
+
+
+def test_an_empty_segment_cannot_be_taught():
+    with pytest.raises(InvalidInput, match="do not fit"):
+        messages.TaughtSegment("a", "", (0, 0, 1), Extent((0, 0, 0), (0, 0, 0)), b"")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"axis": 3},
+        {"confidences": {"5": 1.5}},
+        {"confidences": {"5": -0.1}},
+        {"bits": b"\0"},
+        {"distance": "far"},
+        {"colour": [1, 2]},
+    ],
+)
+def test_a_proposal_that_cannot_be_right_is_a_failure_of_the_worker(changes):
+    frame = messages.reply_frame(1, PROPOSED)
+    arrays = dict(frame.arrays)
+    if "bits" in changes:
+        arrays["bits"] = np.frombuffer(changes.pop("bits"), np.uint8)
+    with pytest.raises(WorkerFailure):
+        messages.parse_reply(Frame(1, "proposed", {**frame.body, **changes}, arrays))
+
+
+def test_a_part_of_a_proposal_speaks_about_slices():
+    with pytest.raises(InvalidInput, match="no slice"):
+        messages.ProposedSlices("liver", 0, {}, None, b"")
+    found = messages.ProposedSlices("liver", 0, {7: 0.5, 5: 1.0}, None, b"")
+    assert found.slices == (5, 7)
+    assert found.mask().shape == (0, 0, 0)
+    np.testing.assert_array_equal(PROPOSED.mask(), MASK)
+
+
+def test_requests_hear_what_they_have_asked_for_and_nothing_else():
+    part = messages.Partial(2, (0,), None, b"")
+    slices = messages.ProposedSlices("liver", 2, {0: 1.0}, None, b"")
+    silent, loud = messages.Predict("v", PROMPTS), messages.Predict("v", PROMPTS, partial=True)
+    assert [loud.hears(one) for one in (part, slices, PROPOSED)] == [True, False, False]
+    assert not any(silent.hears(one) for one in (part, slices, PROPOSED))
+    apply = messages.ApplyExample("v", (b"x",))
+    assert [apply.hears(one) for one in (part, slices, PROPOSED)] == [False, False, True]
+    assert dataclasses.replace(apply, partial=True).hears(slices)
+    assert not messages.Stats().hears(PROPOSED)
 
 
 def test_an_error_keeps_its_kind_and_sentences_over_the_wire():

@@ -9,12 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
 
 from protosam.errors import Cancelled, InvalidInput, WeightsRefused
 from protosam.geometry import Volume
+from protosam.intensity import Window
 from protosam.learn.finished_cases import FinishedCase
 from protosam.learn.fronts import front_of
-from protosam.learn.lessons import QUESTIONS, Asker, Lesson, lessons_of
+from protosam.learn.lessons import (
+    FRAME_SHIFT,
+    QUESTIONS,
+    WINDOW_SHIFT,
+    Asker,
+    Lesson,
+    Variant,
+    lessons_of,
+    moved_frame,
+    shifted_window,
+)
+from protosam.learn.losses import BCE_WEIGHT, hard_iou, mask_loss
 from protosam.learn.pupils import pupil_of
 from protosam.learn.recipe import (
     Checkpoint,
@@ -26,7 +41,11 @@ from protosam.learn.recipe import (
     with_adapter,
     without_adapter,
 )
+from protosam.learn.replay import replayed_cases
 from protosam.models.lora import load_adapter, lora_parameters, save_adapter
+from protosam.models.lora_places import part_of
+from protosam.models.planes import Rect
+from protosam.models.slice_model import SlicePrompts
 from protosam.models.tiny import TinySAM, TinySettings
 from protosam.models.tiny_predictor import TinySliceModel
 
@@ -133,11 +152,79 @@ def test_every_question_gives_every_learning_block_a_gradient_and_nothing_else(
     asker.loss(lessons[0], np.random.default_rng(0), kind).backward()
     # The first factor has no gradient while the second is zero.
     second = [(name, p) for name, p in a_model.network.named_parameters() if ".lora_B" in name]
-    assert len(second) == (2 if tier == "decoder" else 4)
-    for name, p in second:
-        assert p.grad is not None and float(p.grad.abs().sum()) > 0, name
+    blocks = {name.split(".")[2] for name, _ in second if ".blocks." in name}
+    assert blocks == ({"1"} if tier == "decoder" else {"0", "1"})
+    assert {part_of(name.partition(".lora_")[0]) for name, _ in second} == set(settings.parts)
+    # One mask is read where a single click is not all there is, so the others' layers rest; and
+    # where two keys of a softmax are alike, neither of their weights matters.
+    resting = [name for name, p in second if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    assert all("output_hypernetworks_mlps" in name for name in resting), resting
+    assert kind != "click" or not resting
     others = [p for name, p in a_model.network.named_parameters() if ".lora_" not in name]
     assert all(p.grad is None for p in others)
+
+
+@pytest.mark.parametrize("term", ["overlap", "cross-entropy", "score", "presence"])
+def test_every_term_of_the_loss_reaches_the_adapter(a_model: TinySliceModel, term: str) -> None:
+    lesson = some_lessons(a_model)[0]
+    with_adapter(a_model, QUICK)
+    pupil, front = pupil_of(a_model), front_of(a_model, QUICK.blocks)
+    embedding = front.finish(lesson.whole.begun)
+    target = pupil.target(embedding, lesson.whole.truth)
+    row, column = np.argwhere(lesson.whole.truth).mean(axis=0)
+    asked = SlicePrompts(np.array([[row, column]]), np.array([True]))
+    reading = pupil.ask(embedding, asked, None)
+    assert reading.presence is not None
+    # Losses of answers that differ in what the term looks at alone.
+    found = reading.logits
+    loss = {
+        "overlap": mask_loss(found, target).mean()
+        - BCE_WEIGHT * functional.binary_cross_entropy_with_logits(found, target.expand_as(found)),
+        "cross-entropy": mask_loss(found, torch.zeros_like(target)).mean(),  # has no overlap
+        "score": functional.binary_cross_entropy_with_logits(
+            reading.scores, hard_iou(found.detach(), target)
+        ),
+        "presence": functional.binary_cross_entropy_with_logits(reading.presence, torch.ones(())),
+    }[term]
+    loss.backward()
+    gradients = [p.grad for p in lora_parameters(a_model.network) if p.grad is not None]
+    assert sum(float(g.abs().sum()) for g in gradients) > 0
+
+
+def test_few_slices_are_shown_in_variants_and_many_as_they_are(a_model: TinySliceModel) -> None:
+    case, front = a_case("a"), front_of(a_model, 1)
+    varied = lessons_of([case], a_model, front, count=12, seed=0, on_progress=silent)
+    as_it_is = [(slice_ == 1).tobytes() for slice_ in case.labels.voxels]
+    shown = [one.whole.truth.tobytes() in as_it_is for one in varied]
+    assert len(varied) == 12 and all(shown[:4]) and not all(shown)
+    for one in varied:
+        assert one.closer.truth.any()
+        assert one.closer.truth.sum() <= one.whole.truth.sum()
+
+
+@given(
+    low=st.floats(-WINDOW_SHIFT, WINDOW_SHIFT),
+    high=st.floats(-WINDOW_SHIFT, WINDOW_SHIFT),
+    seed=st.integers(0, 9),
+)
+def test_a_variant_keeps_the_window_open_and_the_object_in_its_frame(
+    low: float, high: float, seed: int
+) -> None:
+    window = shifted_window(Window(-160.0, 240.0), Variant((), (low, high)))
+    assert window.high - window.low >= (1 - 2 * WINDOW_SHIFT) * 400.0 - 1e-6
+    rng = np.random.default_rng(seed)
+    seen = Rect(*(int(v) for v in (10, 10 + rng.integers(1, 30), 5, 5 + rng.integers(1, 30))))
+    moved = moved_frame(seen, FRAME_SHIFT, rng)
+    assert moved.top < moved.bottom and moved.left < moved.right
+    assert 0 not in moved.intersection(seen).shape
+
+
+def test_what_is_practised_beside_the_cases_is_the_same_for_a_seed_and_no_patients() -> None:
+    first, again, other = replayed_cases(0), replayed_cases(0), replayed_cases(1)
+    assert [case.image.uid for case in first] == [case.image.uid for case in again]
+    assert not {case.image.uid for case in first} & {case.image.uid for case in other}
+    for case in first:
+        assert case.wanted and all((case.labels.voxels == n).any() for n in case.wanted)
 
 
 def test_positive_clicks_lie_on_the_object(
@@ -244,7 +331,7 @@ def test_an_adapter_is_refused_on_another_base(a_model: TinySliceModel, tmp_path
     without_adapter(a_model)
     with pytest.raises(WeightsRefused, match="was made for weights"):
         load_adapter(a_model.network, tmp_path / "lv", base_sha256="another")
-    load_adapter(a_model.network, tmp_path / "lv", base_sha256="d")
+    load_adapter(a_model.network, tmp_path / "lv", base_sha256="d", trainable=True)
     assert all(torch.equal(x, y) for x, y in zip(wanted, adapter_of(a_model), strict=True))
 
 

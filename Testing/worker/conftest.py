@@ -17,7 +17,7 @@ import pytest
 from protosam.prompts import Point, PromptSet
 from protosam.wire.client import WorkerClient
 from protosam.wire.frames import FrameDecoder, RefusedFrame, encode
-from protosam.wire.messages import Predict, parse_reply, request_frame
+from protosam.wire.messages import INTERIM, Predict, parse_reply, request_frame
 from protosam.worker import server
 
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -68,9 +68,7 @@ class RawWorker:
         """The reply that ends this request; of 0, the failure of the connection."""
         while (found := self.next()) is not None:
             number, reply = found
-            ends = (
-                reply.KIND == "failed" if number == 0 else reply.KIND not in ("progress", "partial")
-            )
+            ends = reply.KIND == "failed" if number == 0 else reply.KIND not in INTERIM
             if number == request_id and ends:
                 return reply
         raise AssertionError(f"the worker ended without an answer to {request_id}")

@@ -33,6 +33,7 @@ import numpy as np  # noqa: E402
 from protosam.errors import Cancelled, ModelUnavailable  # noqa: E402
 from protosam.extents import Extent, pack_bits  # noqa: E402
 from protosam.intensity import Window  # noqa: E402
+from protosam.prompts import PromptSet  # noqa: E402
 from protosam.wire import messages  # noqa: E402
 from protosam.worker.engine import EngineStats  # noqa: E402
 from protosam.worker.server import Server  # noqa: E402
@@ -97,6 +98,46 @@ class FakeEngine:
         elif command == "memory":
             raise MemoryError
         return self._result(volume, request, float("nan") if command == "nan" else 0.5)
+
+    def make_example(self, volume, request, on_progress, should_stop):
+        command, _, argument = request.model.partition(":")
+        if command == "slow":
+            self._work(float(argument), on_progress, should_stop)
+        names = tuple(one.name for one in request.segments)
+        return messages.ExampleMade("|".join(names).encode(), names, "fake", "d1g3st")
+
+    def apply_example(self, volume, request, on_progress, should_stop, on_proposed):
+        command, _, argument = request.model.partition(":")
+        names = b"|".join(request.examples).decode().split("|")
+        for name in names:
+            if command == "slow":
+                self._work(float(argument) / len(names), on_progress, should_stop)
+            box = Extent((1, 2, 3), (2, 3, 4))
+            if request.partial or command == "lies":
+                on_proposed(messages.ProposedSlices(name, 0, {1: 0.5}, box, b"\x80"))
+            on_proposed(self._proposal(name, box, request))
+        return messages.ExampleApplied(
+            volume.uid, request.target, request.generation, tuple(names), "fake", "d1g3st", 0.0
+        )
+
+    def _proposal(self, name, box, request):
+        clicks = {one.name: one.prompts for one in request.clicks}
+        return messages.Proposed(
+            name=name,
+            terminology="",
+            colour=(1.0, 0.5, 0.0),
+            extent=box,
+            bits=b"\x80",
+            axis=0,
+            confidences={1: 0.25},
+            distance=0.0,
+            notes=(),
+            prompts=clicks.get(name, PromptSet()),
+            window=Window(0.0, 1.0),
+            model="fake",
+            digest="d1g3st",
+            elapsed_s=0.0,
+        )
 
     def _work(self, seconds, on_progress, should_stop):
         steps = max(1, round(seconds / STEP_S))

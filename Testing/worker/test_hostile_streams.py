@@ -57,9 +57,8 @@ def stats_fail(client, kind, words):
     return caught.value
 
 
-def test_a_program_that_is_missing_is_a_sentence(clients):
-    client = clients()
-    client._exchange._command = ("/there/is/no/such/program",)
+def test_a_program_that_is_missing_is_a_sentence():
+    client = WorkerClient(["/there/is/no/such/program"])
     error = stats_fail(client, WorkerDied, "could not be started")
 
     assert "/there/is/no/such/program" in error.next_step

@@ -121,7 +121,7 @@ def _settle(app: App, locked: list[str]) -> None:
 
 
 def _escape(app: App) -> None:
-    if app.pointer.give_up() or app.controller.cancel():
+    if app.pointer.give_up() or app.controller.cancel() or app.controller.cancel_examples():
         return
     app.close_alert(0)
 
@@ -181,6 +181,21 @@ def _restart(app: App) -> None:
     app.controller.worker_changed()
 
 
+def _apply(app: App) -> None:
+    chosen = app.shelf.chosen()
+    if not chosen:
+        raise InvalidInput("No example is chosen.", "Tick one, or load a .psexample file.")
+    app.controller.apply_examples(chosen)
+
+
+def _decide(app: App, segment_id: str, *, accept: bool) -> None:
+    controller = app.controller
+    decide = controller.accept_proposal if accept else controller.reject_proposal
+    if decide(segment_id):
+        app.segments.keep_selected()
+        app.segments.select(app.segments.selected)  # for what is locked besides it
+
+
 def _move(right: int, up: int) -> Callable[..., None]:
     def move(app: App, by: str = "1") -> None:
         app.pointer.move_key(right * int(by), up * int(by))
@@ -225,6 +240,16 @@ ACTIONS: dict[str, Callable[..., object]] = {
     "model": lambda app, name: app.choose_model(str(name)),
     "restart": _restart,
     "close_alert": lambda app, one: app.close_alert(int(one)),
+    "example_make": lambda app: app.use_as_example(),
+    "example_apply": _apply,
+    "example_cancel": lambda app: app.controller.cancel_examples(),
+    "example_choose": lambda app, one, on: app.shelf.choose(int(one), bool(on)),
+    "example_forget": lambda app, one: app.shelf.forget(int(one)),
+    "proposal_select": lambda app, one: app.segments.select(str(one)),
+    "proposal_accept": lambda app, one="": _decide(app, str(one), accept=True),
+    "proposal_reject": lambda app, one="": _decide(app, str(one), accept=False),
+    "doubtful": lambda app: app.go_to(app.controller.doubtful_place()),
+    "strip": lambda app, one: app.go_to(app.controller.place_of_slice(int(one))),
     "press": lambda app, how="": app.pointer.press_key(opposite=how == "opposite"),
     "left": _move(-1, 0),
     "right": _move(1, 0),

@@ -21,14 +21,16 @@ from typing import TypeVar
 
 import slicer
 
-from protosam.errors import ProtoSAMError
-from protosam.scene import Controller, LogicWriter, Message, Status
+from protosam.errors import InvalidInput, ProtoSAMError
+from protosam.extents import FloatArray
+from protosam.scene import Controller, LogicWriter, MadeExample, Message, Status
 from protosam.wire.client import Pending, WorkerClient
 from protosam.wire.messages import LoadModel, ModelInfo, ModelList, ModelLoaded
 from protosam_app import page_state
 from protosam_app.opening import Opened, open_path
 from protosam_app.pointer import Pointer
 from protosam_app.segments import Segments
+from protosam_app.shelf import Shelf
 from protosam_app.stage import Stage
 from protosam_app.surfaces import Shape, Surfaces
 from protosam_app.uploads import Inbox
@@ -74,6 +76,7 @@ class App:
         self.client, self.inbox = client, inbox
         self.controller = Controller(slicer, client, self)
         self.pointer = Pointer(self.stage, self.views, self.segments, self.controller, self.touch)
+        self.shelf = Shelf()
         self.counts: dict[str, int] = {}
         self.prompt_order: list[str] = []
         self.enlarged = ""
@@ -159,6 +162,7 @@ class App:
             **page_state.status_values(self.controller.status, self._last_ms),
             **page_state.scene_values(self.stage, self.segments, self.counts),
             **page_state.view_values(self.views),
+            **page_state.example_values(self.controller, self.shelf, self.views),
             "tool": self.pointer.tool,
             "active_view": self.pointer.active,
             "linked": self.pointer.linked,
@@ -241,6 +245,29 @@ class App:
             left = self.stage.volumes
             if left:
                 self.choose_volume(left[-1].GetID())
+            self.touch()
+
+    # Examples.
+
+    def use_as_example(self) -> None:
+        """Learn the visible segments, and keep what was learnt at hand."""
+
+        def made(example: MadeExample) -> None:
+            try:
+                entry = self.shelf.put_made(example.names, example.content)
+            except InvalidInput as error:
+                self.tell(error)
+                return
+            text = f"Learnt: {entry.name}."
+            self.message(Message("info", text, "Open the next volume and apply it there."))
+
+        self.controller.make_example(made)
+
+    def go_to(self, place: FloatArray | None) -> None:
+        """Show a point of the world, RAS mm, in all planes."""
+        if place is not None:
+            self.views.centre_on(place)
+            self.pointer.redraw_all()
             self.touch()
 
     # Models.

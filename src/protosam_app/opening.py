@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from protosam.dicom.find import find_series
+from protosam.dicom.read import read_series
+from protosam.dicom.sources import Files
 from protosam.errors import InvalidInput, UnreadableFile
 from protosam.extents import VoxelArray
 from protosam.geometry import Volume
 from protosam.intensity import Window, auto_window
 from protosam.volume_io import READABLE_ENDINGS, read_volume
-from protosam_app.dicom_series import find_series, read_series
 
 MAX_LOOSE_FILES = 20_000
 """A folder with more files is not looked through; series have a few hundred."""
@@ -91,15 +93,24 @@ def _open_folder(folder: Path, name: str) -> Opened:
 
 
 def _open_series(files: Sequence[Path], name: str) -> Opened:
-    found = find_series(files)
-    volume = read_series(found.chosen)
-    note = ""
-    if found.others:
-        note = (
-            f"There are {found.others + 1} series in it; the largest one was opened, "
-            f"with {len(found.chosen.files)} slices."
+    """Open the largest series; what is wrong with it is not hidden by opening a smaller one."""
+    found = find_series(Files(tuple(files))).series
+    images = [one for one in found if one.kind == "image"]
+    if not found:
+        raise UnreadableFile(
+            "None of the files there is an image that can be read.",
+            "Choose NIfTI, NRRD or MetaImage files, or the folder of a DICOM series.",
         )
-    return shown(volume, name, note)
+    largest = max(images or found, key=lambda one: len(one.paths))
+    read = read_series(largest)
+    notes = list(read.notes)
+    if len(images) > 1:
+        notes.insert(
+            0,
+            f"There are {len(images)} series in it; the largest one was opened, "
+            f"with {len(read.volume.voxels)} slices.",
+        )
+    return shown(read.volume, name, " ".join(notes))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from protosam.scene import Status
+from protosam.scene import SURE, Controller, Status, StripSlice
 from protosam_app.segments import Segments, ml_of
+from protosam_app.shelf import Shelf
 from protosam_app.stage import Stage
 from protosam_app.views import PLANES, Views
 
@@ -33,6 +34,18 @@ CT_WINDOWS: tuple[tuple[str, float, float], ...] = (
     ("Brain", 0.0, 80.0),
 )
 """Windows by name, in HU."""
+
+
+LEVELS: tuple[tuple[float, str], ...] = (
+    (SURE / 2, "#ff5c5c"),
+    (SURE, "#ff9f4a"),
+    ((1 + SURE) / 2, "#e3d15b"),
+    (float("inf"), "#3fcf78"),
+)
+"""Colours of confidences below a limit; the first two are doubtful."""
+
+CHECKED_COLOUR = "#6fa8ff"
+"""Slices in which the user has clicked."""
 
 
 def status_values(status: Status, last_ms: int | None) -> Values:
@@ -105,6 +118,50 @@ def scene_values(stage: Stage, segments: Segments, counts: Mapping[str, int]) ->
         "presets": [{"name": name, "low": low, "high": high} for name, low, high in presets],
         **window,
     }
+
+
+def example_values(controller: Controller, shelf: Shelf, views: Views) -> Values:
+    """Examples at hand, what goes on with them, and the review."""
+    status = controller.status.examples
+    strip = status.strip
+    here = controller.strip_index(views.cursor()) if strip else None
+    chosen = next((one for one in strip if one.index == here), None)
+    return {
+        "examples": [
+            {"id": one.id, "name": one.name, "chosen": one.chosen} for one in shelf.entries
+        ],
+        "example_phase": status.phase,
+        "example_progress": round(100 * status.progress),
+        "example_text": status.progress_text,
+        "can_make": status.can_make,
+        "can_apply": status.can_apply,
+        "proposals": [
+            {**asdict(one), "colour": level_colour(one.confidence)} for one in status.rows
+        ],
+        "proposal_open": status.selected is not None and status.selected.decision != "accepted",
+        "strip": [
+            {
+                "index": one.index,
+                "level": round(one.confidence, 2),
+                "colour": CHECKED_COLOUR if one.checked else level_colour(one.confidence),
+                "text": _slice_text(one),
+            }
+            for one in strip
+        ],
+        "strip_here": -1 if here is None else here,
+        "strip_first": strip[0].index if strip else 0,
+        "strip_last": strip[-1].index if strip else 0,
+        "strip_text": "" if chosen is None else f"{chosen.index + 1}: {_slice_text(chosen)}",
+    }
+
+
+def level_colour(confidence: float) -> str:
+    """Colour of a confidence, from red to green."""
+    return next(colour for limit, colour in LEVELS if confidence < limit)
+
+
+def _slice_text(one: StripSlice) -> str:
+    return "checked" if one.checked else f"confidence {one.confidence:.2f}"
 
 
 def view_values(views: Views) -> Values:

@@ -16,8 +16,10 @@ from pathlib import Path
 from aiohttp import BodyPartReader, web
 
 from protosam.errors import InvalidInput, ProtoSAMError
+from protosam.scene import Message
 from protosam_app.app import App
 from protosam_app.saving import ENDINGS, Format, take, write
+from protosam_app.shelf import ENDING
 from protosam_app.uploads import CHUNK, safe_name
 
 
@@ -37,6 +39,7 @@ class Routes:
         return [
             web.post("/upload", self.upload),
             web.get("/download/{form}", self.download),
+            web.get("/example/{number}", self.example),
             web.get("/favicon.ico", _no_content),
         ]
 
@@ -46,6 +49,8 @@ class Routes:
         folder = inbox.new_folder()
         try:
             name = await self._receive(request, folder)
+            if self._take_examples(folder):
+                return web.json_response({"opened": True})
             opened = await self._app.open(_what_to_open(folder), name)
         except ProtoSAMError as error:
             self._app.tell(error)
@@ -70,9 +75,25 @@ class Routes:
             return web.json_response({"message": str(error)}, status=HTTPStatus.CONFLICT)
         finally:
             app.inbox.remove(folder)
-        name = picture.file_name(form).encode("ascii", "replace").decode().replace("?", "_")
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return web.Response(body=body, content_type="application/octet-stream", headers=headers)
+        return _file(body, picture.file_name(form))
+
+    async def example(self, request: web.Request) -> web.StreamResponse:
+        """Give an example as a file."""
+        number = request.match_info["number"]
+        known = number.isascii() and number.isdigit() and len(number) < 10
+        entry = self._app.shelf.get(int(number)) if known else None
+        if entry is None:
+            return web.Response(status=HTTPStatus.NOT_FOUND, text="No such example.\n")
+        return _file(entry.content, entry.file_name)
+
+    def _take_examples(self, folder: Path) -> bool:
+        """Put the examples among uploaded files on the shelf; whether nothing else is left."""
+        files = [one for one in folder.iterdir() if one.suffix.lower() == ENDING]
+        for path in sorted(files):
+            entry = self._app.shelf.put_file(path)
+            path.unlink()
+            self._app.message(Message("info", f"The example {entry.name} is at hand."))
+        return bool(files) and not any(folder.iterdir())
 
     async def _receive(self, request: web.Request, folder: Path) -> str:
         """Write the files of an upload; return a name for the volume."""
@@ -89,6 +110,13 @@ class Routes:
             raise InvalidInput("The upload holds no files.", "Choose files to open.")
         top = names[0].replace("\\", "/").split("/")[0]
         return safe_name(top) if len(names) > 1 else ""
+
+
+def _file(body: bytes, file_name: str) -> web.Response:
+    """Download under a name, of which headers take plain letters only."""
+    name = file_name.encode("ascii", "replace").decode().replace("?", "_")
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return web.Response(body=body, content_type="application/octet-stream", headers=headers)
 
 
 def _what_to_open(folder: Path) -> Path:

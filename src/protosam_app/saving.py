@@ -23,7 +23,7 @@ from protosam.extents import BoolArray, Extent
 from protosam.geometry import Volume
 from protosam.itk_grid import set_image_affine
 from protosam.scene import ReferenceGrid
-from protosam.seg_nrrd import Segment, write_segmentation
+from protosam.seg_nrrd import DEFAULT_TERMINOLOGY, Segment, write_segmentation
 from protosam.storage import atomic_path
 from protosam_app.segments import Segments, rgb_of
 from protosam_app.stage import Stage
@@ -48,6 +48,8 @@ class Part:
     """(k, j, i) bool, cut to the box."""
     tags: dict[str, str]
     """Slicer's and our own."""
+    terminology: str
+    """Slicer's entry for what it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,13 @@ def write(picture: Picture, folder: Path, form: Format) -> Path:
     if form == "seg":
         shape = picture.reference.shape_kji
         whole = [
-            Segment(part.name, _whole(part, shape), part.colour, tags=part.tags)
+            Segment(
+                part.name,
+                _whole(part, shape),
+                part.colour,
+                terminology=part.terminology,
+                tags=part.tags,
+            )
             for part in picture.parts
         ]
         write_segmentation(target, whole, picture.reference)
@@ -108,7 +116,8 @@ def _part(segments: Segments, segment_id: str, grid: ReferenceGrid) -> Part:
     row = next(one for one in segments.rows() if one.id == segment_id)
     extent, mask = segments.voxels(segment_id, grid)
     tags = dict(segments.tags(segment_id))
-    return Part(row.name, rgb_of(row.colour), extent, mask, tags)
+    terminology = segments.terminology(segment_id) or DEFAULT_TERMINOLOGY
+    return Part(row.name, rgb_of(row.colour), extent, mask, tags, terminology)
 
 
 def _whole(part: Part, shape_kji: tuple[int, int, int]) -> BoolArray:

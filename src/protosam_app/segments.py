@@ -39,6 +39,7 @@ STATUS_TAG = "Segmentation.Status"
 SAVED_TAGS = (
     STATUS_TAG,
     "ProtoSAM.Prompts",
+    "ProtoSAM.Proposal",
     "ProtoSAM.Model",
     "ProtoSAM.Digest",
     "ProtoSAM.Adapter",
@@ -215,6 +216,10 @@ class Segments:
         segment = self._segment(segment_id)
         texts = {name: tag_of(segment, name) for name in SAVED_TAGS}
         return {name: text for name, text in texts.items() if text}
+
+    def terminology(self, segment_id: str) -> str:
+        """Slicer's entry for what a segment is; empty if it has none."""
+        return tag_of(self._segment(segment_id), "TerminologyEntry")
 
     @property
     def _node(self) -> Node:

@@ -27,7 +27,7 @@ from vtkmodules.vtkCommonCore import vtkObject
 from protosam.errors import InvalidInput, MissingExtra
 from protosam.phantom import make_phantom
 from protosam.scene import Message
-from protosam.wire.client import WorkerClient
+from protosam.wire.client import ServerAddress, WorkerClient
 from protosam_app.actions import act
 from protosam_app.app import App
 from protosam_app.guard import Guard
@@ -71,6 +71,8 @@ class Wish:
     """Folder searched first for weights."""
     browser: bool = True
     """Whether to open a browser, where there is one."""
+    server: ServerAddress | None = None
+    """A worker that listens elsewhere, instead of a process of the page's own."""
 
 
 class Served:
@@ -86,7 +88,7 @@ class Served:
     def __init__(self, wish: Wish, announce: Callable[[str], None]) -> None:
         self._wish, self._announce = wish, announce
         self.guard, self.inbox = Guard(), Inbox()
-        self.client = WorkerClient(_worker_command(wish))
+        self.client = WorkerClient(wish.server or _worker_command(wish))
         self.client.start()  # it loads its model while the page is being built
         self.server = get_server("protosam")
         self.app = App(self.client, self._publish, self.inbox)

@@ -40,6 +40,7 @@ GROUPS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("add", ("n",), "N", "New segment"),
         Shortcut("previous", ("[",), "[", "Previous segment"),
         Shortcut("next", ("]",), "]", "Next segment"),
+        Shortcut("doubtful", ("d",), "D", "Most doubtful slice of a proposal"),
         Shortcut("show", ("h",), "H", "Show or hide the segment"),
         Shortcut("lock", ("l",), "L", "Lock or unlock the segment"),
         Shortcut("save", ("Ctrl+s",), "Ctrl+S", "Save the segments"),

@@ -8,7 +8,9 @@ from __future__ import annotations
 from trame.widgets import html
 from trame.widgets import vuetify3 as v3
 
+from protosam_app import example_panel
 from protosam_app.actions import MOST_BODIES, MOST_SMOOTHING_MM
+from protosam_app.pieces import act, head, mini, spoken
 from protosam_app.segments import NAME_LETTERS, PALETTE
 
 TOOL_BUTTONS = (
@@ -19,65 +21,20 @@ TOOL_BUTTONS = (
 )
 
 
-def act(name: str, *arguments: str) -> str:
-    """Script that asks the server for an action; arguments are expressions of the template."""
-    listed = ", ".join((f"'{name}'", *arguments))
-    return f"window.protosam.act({listed})"
-
-
-def spoken(**parts: str | tuple[str]) -> list[str]:
-    """Attributes for those who do not see the page; trame's widgets know none of them.
-
-    Parameters
-    ----------
-    **parts : str or tuple of one str
-        `role`, or the end of an ``aria-...`` name; in a tuple, an expression of the template.
-    """
-    attributes = []
-    for part, value in parts.items():
-        name = part if part == "role" else f"aria-{part}"
-        text = value if isinstance(value, str) else value[0]
-        attributes.append(f'{"" if isinstance(value, str) else ":"}{name}="{text}"')
-    return attributes
-
-
 def build() -> None:
     """Build the panel."""
     with html.Aside(classes="ps-side"):
         _segments()
         _tools()
         _points()
+        example_panel.build()
         _clean_up()
         _display()
 
 
-def _head(title: str) -> html.Div:
-    head = html.Div(classes="ps-head")
-    with head:
-        html.Span(title)
-        html.Div(classes="ps-grow")
-    return head
-
-
-def _mini(icon: str, label: str, click: str, **more: object) -> None:
-    classes = more.pop("classes", "ps-mini")
-    button = v3.VBtn(
-        icon=True,
-        variant="text",
-        size="x-small",
-        raw_attrs=spoken(label=label),
-        classes=classes,
-        click=f"$event.stopPropagation(); {click}",
-        **more,
-    )
-    with button:
-        v3.VIcon(icon=(icon,) if "?" in icon else icon)
-        v3.VTooltip(label, activator="parent", location="top", open_delay=500)
-
-
 def _segments() -> None:
     with html.Section(classes="ps-section"):
-        with _head("Segments"):
+        with head("Segments"):
             v3.VBtn(
                 "New",
                 size="x-small",
@@ -125,18 +82,18 @@ def _keep_others() -> None:
 
 def _row_buttons() -> None:
     html.Span("{{ one.ml }}", classes="ps-ml")
-    _mini(
+    mini(
         "one.visible ? 'mdi-eye-outline' : 'mdi-eye-off-outline'",
         "Show or hide (H)",
         act("show", "one.id"),
     )
-    _mini(
+    mini(
         "one.locked ? 'mdi-lock' : 'mdi-lock-open-variant-outline'",
         "Lock (L)",
         act("lock", "one.id"),
         classes=("['ps-mini', one.locked ? 'on' : '']",),
     )
-    _mini("mdi-trash-can-outline", "Delete", act("delete", "one.id"), disabled=("one.locked",))
+    mini("mdi-trash-can-outline", "Delete", act("delete", "one.id"), disabled=("one.locked",))
 
 
 def _swatch() -> None:
@@ -181,7 +138,7 @@ def _name() -> None:
         title="Double-click to rename",
         dblclick="rename_text = one.name; rename_id = one.id",
     )
-    _mini(
+    mini(
         "mdi-pencil-outline",
         "Rename",
         "rename_text = one.name; rename_id = one.id",
@@ -191,7 +148,7 @@ def _name() -> None:
 
 def _tools() -> None:
     with html.Section(classes="ps-section"):
-        with _head("Tool"):
+        with head("Tool"):
             pass
         with html.Div(classes="ps-tools", raw_attrs=spoken(role="radiogroup", label="Tool")):
             for name, icon, title, tip in TOOL_BUTTONS:
@@ -244,7 +201,7 @@ def _edit_buttons() -> None:
 
 def _points() -> None:
     with html.Section(classes="ps-section", v_if=("prompts.length",)):
-        with _head("Points"):
+        with head("Points"):
             html.Span("{{ prompts.length }}", classes="ps-quiet")
         with (
             html.Div(classes="ps-prompts"),
@@ -263,13 +220,13 @@ def _points() -> None:
                 color=("one.kind === 'box' ? 'primary' : one.positive ? 'success' : 'error'",),
             )
             html.Span("{{ one.text }}")
-            _mini("mdi-close", "Take this one back", act("remove", "one.id"))
+            mini("mdi-close", "Take this one back", act("remove", "one.id"))
         html.Div("{{ notes.join(' ') }}", v_if=("notes.length",), classes="ps-quiet ps-small mt-1")
 
 
 def _clean_up() -> None:
     with html.Section(classes="ps-section", v_if=("volume_id",)):
-        with _head("Clean up"):
+        with head("Clean up"):
             pass
         with html.Div(classes="ps-row"):
             _number("smoothing_mm", "Smooth", "0 = off", top=MOST_SMOOTHING_MM, step=0.5)
@@ -303,7 +260,7 @@ def _number(name: str, title: str, tip: str, *, top: int, step: float) -> None:
 
 def _display() -> None:
     with html.Section(classes="ps-section", v_if=("volume_id",)):
-        with _head("Display"):
+        with head("Display"):
             pass
         with html.Div(classes="ps-range"):
             html.Span("black {{ window_low }}")

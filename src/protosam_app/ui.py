@@ -16,7 +16,7 @@ from trame.widgets import html
 from trame.widgets import vuetify3 as v3
 
 from protosam_app import side_panel, view_panes
-from protosam_app.side_panel import act, spoken
+from protosam_app.pieces import act, spoken
 
 THEME = {
     "theme": {

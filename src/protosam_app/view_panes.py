@@ -9,7 +9,7 @@ from trame.widgets import html
 from trame.widgets import vuetify3 as v3
 from trame_rca.widgets.rca import RemoteControlledArea
 
-from protosam_app.side_panel import act, spoken
+from protosam_app.pieces import act, spoken
 from protosam_app.views import COLOURS, PLANES, SPACE
 
 AREAS = {name: f"view_{name}" for name in (*PLANES, SPACE)}

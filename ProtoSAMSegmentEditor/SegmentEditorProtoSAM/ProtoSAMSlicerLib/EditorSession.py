@@ -20,6 +20,7 @@ import vtk
 
 from ProtoSAMSlicerLib import Core, Names, Parameters, WorkerProcess
 from ProtoSAMSlicerLib.EscapeKey import EscapeKey
+from ProtoSAMSlicerLib.ExamplesDesk import ExamplesDesk
 from ProtoSAMSlicerLib.Mouse import CLICK_PX, Mouse
 from ProtoSAMSlicerLib.OptionsPanel import OptionsPanel
 from ProtoSAMSlicerLib.SegmentWriter import SegmentWriter
@@ -58,6 +59,8 @@ class EditorSession:
         self.panel = OptionsPanel(self)
         self.panel.showTool(self._mouse.tool)
         scriptedEffect.addOptionsWidget(self.panel.widget)
+        self.examples = ExamplesDesk(self, scriptedEffect)
+        scriptedEffect.addOptionsWidget(self.examples.panel.widget)
 
     # Coming and going
 
@@ -122,6 +125,7 @@ class EditorSession:
             self._writer = SegmentWriter(self._effect, self._core)
         self.controller.attach(self._effect.parameterSetNode(), self._writer)
         self.showParameters()
+        self.examples.listFiles()
         self.status_changed(self.controller.status)
         self.prompts_changed()
         self._shared.wake()
@@ -156,7 +160,7 @@ class EditorSession:
             return
         if not slicer.mrmlScene.IsClosing():
             self.controller.refresh()
-            self._wake()
+            self.wake()
 
     def layoutChanged(self) -> None:
         """Draw into the views of another layout."""
@@ -177,7 +181,7 @@ class EditorSession:
         taken = view is not None and self._mouse.handle(interactor, eventId, view)
         if taken:
             self._escape.enable(self._escapable())
-            self._wake()
+            self.wake()
         return taken
 
     def viewChanged(self, viewWidget: Any) -> None:
@@ -254,7 +258,7 @@ class EditorSession:
             place, inward = found
             self._segmentFor(True)
             self.controller.click_world(place, positive=True, inward=inward)
-            self._wake()
+            self.wake()
 
     def _segmentFor(self, wanted: bool) -> None:
         """Add a segment if that is all that is missing for a prompt."""
@@ -281,6 +285,7 @@ class EditorSession:
         if not self._has_widgets:
             return
         self.panel.showStatus(status)
+        self.examples.show(status)
         self._escape.enable(self._escapable())
         if status.worker == "ready" and self._listed_for is not self.client:
             self._listed_for = self.client
@@ -327,20 +332,15 @@ class EditorSession:
         elif action in SetupDesk.ACTIONS:
             self._setup.pressed(action, self._shared)
         elif self.controller is not None:
-            controller = self.controller
-            {
-                "cancel": controller.cancel,
-                "clear": controller.clear,
-                "seal": controller.seal,
-                "update": controller.rerun,
-            }[action]()
-        self._wake()
+            # Each button has the name of what the controller does, but for this one.
+            getattr(self.controller, "rerun" if action == "update" else action)()
+        self.wake()
 
     def removePressed(self, prompt_id: str) -> None:
         """Remove a prompt of the list."""
         if self.controller is not None:
             self.controller.remove(prompt_id)
-            self._wake()
+            self.wake()
 
     def toolChosen(self, tool: str) -> None:
         """Give the left button another meaning."""
@@ -394,6 +394,7 @@ class EditorSession:
             tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self.refresh)
             self._observed = (node, tag)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have the worker heard soon."""
         if self._shared is not None:
             self._shared.wake()

@@ -26,8 +26,8 @@ from ProtoSAMSlicerLib.PythonSetup import NEEDED, Candidate
 from ProtoSAMSlicerLib.Translation import tr as _
 
 TORCH = ("torch", "torchvision")
-OPTIONAL = ("peft",)
-"""Needed for adapters only, and small."""
+OPTIONAL = ("peft", "POT", "scikit-learn", "SimpleITK")
+"""Needed for adapters and for examples only, and small."""
 
 
 def packages(missing: tuple[str, ...]) -> list[str]:

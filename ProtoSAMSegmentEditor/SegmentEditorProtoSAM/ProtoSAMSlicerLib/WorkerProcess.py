@@ -7,6 +7,8 @@ Rules
 * Slicer's event loop keeps Python's lock while it rests, so the threads that read the worker's
   pipes run only while a timer lets them: short ticks while something is awaited, rare ones else.
 * Nothing here waits for the worker, and the event loop is never entered from here.
+* Where the settings name a worker that listens, that one is connected to, and none is started;
+  images go there, and nowhere else.
 * The worker ends with Slicer: told so at `aboutToQuit` and at the interpreter's end, and otherwise
   by its closed stdin, which also reaches a Python behind a launcher.
 """
@@ -31,6 +33,14 @@ BUSY_MS = 5
 
 SEARCH_MS = 20
 """Between two looks at a Python that is being asked."""
+
+SERVER, TOKEN_FILE, CERTIFICATE = (
+    "ProtoSAM/Server",
+    "ProtoSAM/ServerTokenFile",
+    "ProtoSAM/ServerCertificate",
+)
+"""Keys in Slicer's settings: HOST:PORT of a worker that listens, the file that lets this Slicer in,
+and the certificate to trust; all empty = a worker of Slicer's own."""
 
 
 class Session(Protocol):
@@ -147,12 +157,38 @@ class SharedWorker:
             return
         if self._search is not None:
             self._search.stop()
+            self._search = None
+        if self._connect():
+            return
         found = PythonSetup.candidates(Core.checkout_folder())
         self._search = PythonSetup.Search(found, self.core.folder)
         self.findings = []
         likely = next((one for one in found if one.looks_complete()), None)
         if likely is not None:
             self._take(likely)
+
+    def _connect(self) -> bool:
+        """Use the worker that the settings name; False where they name none."""
+        settings = slicer.app.userSettings()
+        server, token, certificate = (
+            str(settings.value(key) or "") for key in (SERVER, TOKEN_FILE, CERTIFICATE)
+        )
+        if not server:
+            return False
+        self._take(None)
+        try:
+            address = self.core.client.server_address(
+                server,
+                Path(token) if token else None,
+                Path(certificate) if certificate else None,
+            )
+        except self.core.errors.InvalidInput as error:
+            named = PythonSetup.Candidate(server, "settings")
+            self.findings = [PythonSetup.Finding(named, problem=str(error))]
+            return True
+        self.findings = []
+        self.client = self.core.client.WorkerClient(address, env=None, log_path=self.logPath)
+        return True
 
     def _tick(self) -> None:
         if self._search is not None:

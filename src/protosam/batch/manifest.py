@@ -236,6 +236,19 @@ class Manifest:
         )
 
 
+def rows_in(folder: Path) -> list[Row]:
+    """Rows of a batch as they stand, also while it runs; nothing is held or changed.
+
+    Raises
+    ------
+    UnreadableFile
+        There is no batch, or its manifest is damaged.
+    InvalidInput
+        It is of another version.
+    """
+    return _rows_in(folder / FILE, None)
+
+
 def committed(folder: Path, row: Row) -> Row | None:
     """Row of a series whose results are whole on the disk; None where they are not.
 
@@ -348,7 +361,7 @@ def _brief(row: Row) -> dict[str, Any]:
     return data
 
 
-def _rows_in(path: Path, order: str) -> list[Row]:
+def _rows_in(path: Path, order: str | None) -> list[Row]:
     data = _json_in(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise _damaged(path)
@@ -357,7 +370,7 @@ def _rows_in(path: Path, order: str) -> list[Row]:
             f"{path} is of version {data.get('version')!r}; this program continues {VERSION}.",
             "Choose another folder, or use the program that began it.",
         )
-    if data.get("order") != order:
+    if order is not None and data.get("order") != order:
         raise InvalidInput(
             f"{path.parent} holds a batch of other options.",
             "Give the options that it was begun with, or choose another folder.",

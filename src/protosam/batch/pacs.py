@@ -19,7 +19,7 @@ from pathlib import Path
 from protosam.batch.manifest import Manifest, Row
 from protosam.dicom.sources import Files
 from protosam.dicom.web import Pacs
-from protosam.errors import ServerFailure
+from protosam.errors import Cancelled, ServerFailure
 
 FETCHED = ".fetched"
 """Folder of the study's files, with patients' names in them."""
@@ -38,7 +38,7 @@ def fetch_study(
     manifest : Manifest
         Gets a row for each series that cannot be had.
     should_stop : callable
-        Asked between two series.
+        Asked between two instances.
 
     Returns
     -------
@@ -63,8 +63,10 @@ def fetch_study(
         key = _key(one.series_uid)
         try:
             folder = manifest.folder / FETCHED / one.series_uid
-            paths += pacs.fetch_series(study_uid, one.series_uid, folder)
+            paths += pacs.fetch_series(study_uid, one.series_uid, folder, should_stop=should_stop)
             manifest.forget(key)
+        except Cancelled:
+            break  # the next run goes on with the instances that are missing
         except ServerFailure as error:
             manifest.record([Row(key, one.series_uid, status="failed", reason=str(error))])
     return Files(tuple(sorted(paths)), root=manifest.folder / FETCHED)

@@ -106,7 +106,8 @@ def run_batch(plan: Plan, pool_of: PoolOf, hooks: Hooks | None = None) -> Summar
         problems: list[str] = []
         if plan.store and plan.server is not None and went_through:
             problems = store_results(Pacs(plan.server), manifest, own.should_stop)
-        drop_fetched(manifest)
+        if went_through:  # else what was fetched so far is needed again
+            drop_fetched(manifest)
         write_report(plan.out, manifest.rows, found.left_out)
         return Summary(manifest.rows, not went_through, tuple(problems))
 

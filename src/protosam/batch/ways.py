@@ -14,19 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protosam import __version__
-from protosam.batch.finding import Case, FoundSegment
+from protosam.batch.finding import Case, Finder, FoundSegment
 from protosam.batch.prompts import PromptLine, prompts_of
+from protosam.batch.specialist_way import SpecialistFinder
 from protosam.dicom.write import Algorithm, AlgorithmKind
 from protosam.errors import InvalidInput
 from protosam.extents import BoolArray
 from protosam.geometry import Volume
 from protosam.learn.train_shift import weights_of
+from protosam.learn.unlabelled.methods import SPECIALIST
+from protosam.learn.unlabelled.specialist_run import find_specialist
 from protosam.models.add_ons import find_add_on, read_add_on
 from protosam.models.embeddings import EmbeddingCache
 from protosam.models.load import DEFAULT_MODEL, load_model
 from protosam.models.refiner import builtin_refiner
 from protosam.models.segmenter import Segmenter, SegmentRequest
 from protosam.models.slice_model import SliceModel
+from protosam.models.specialist import FILE as SPECIALIST_FILE
+from protosam.models.specialist import read_specialist_card
 from protosam.models.weights import file_digest
 from protosam.prompting.apply import Wish, apply_example
 from protosam.prompting.auto import AutoPrompter, load_auto
@@ -68,12 +73,27 @@ class Recipe:
     """Only these, by name; none = all."""
 
     def __post_init__(self) -> None:
+        if self.model.startswith(SPECIALIST):
+            # As a file, so that its digest is part of the batch's: names get new versions.
+            object.__setattr__(self, "model", str(find_specialist(self.model)))
+        if self.is_specialist:
+            if self.examples or self.autos or self.lines or self.from_seg or self.adapter:
+                raise InvalidInput(
+                    "A specialist finds its structures alone.",
+                    "Leave --example, --auto, --prompts, --from-seg and --adapter out.",
+                )
+            return
         if not (self.examples or self.autos or self.lines or self.from_seg):
             raise InvalidInput(
                 "Nothing says what is to be segmented.",
                 "Give --example, --auto, --prompts or --from-seg.",
             )
         method_named(self.method)
+
+    @property
+    def is_specialist(self) -> bool:
+        """Whether the model is a small network that needs no prompts."""
+        return Path(self.model).name == SPECIALIST_FILE
 
     @property
     def wants_references(self) -> bool:
@@ -84,7 +104,7 @@ class Recipe:
         """Whether a structure is to be segmented."""
         return not self.structures or name.casefold() in {one.casefold() for one in self.structures}
 
-    def open(self) -> Recipes:
+    def open(self) -> Finder:
         """Load model, examples and automatic prompts.
 
         Raises
@@ -92,6 +112,8 @@ class Recipe:
         ProtoSAMError
             Something is missing, damaged, or made for another model.
         """
+        if self.is_specialist:
+            return SpecialistFinder(Path(self.model), self.device, self.wants)
         return Recipes(self)
 
     def known_structures(self) -> list[tuple[str, str]]:
@@ -105,6 +127,9 @@ class Recipe:
             An example that cannot be read.
         """
         found = [(one.name, one.terminology) for one in self._lessons()]
+        if self.is_specialist:
+            card = read_specialist_card(Path(self.model))
+            found += [(name, DEFAULT_TERMINOLOGY) for name in card.labels]
         found += [(one.structure, DEFAULT_TERMINOLOGY) for one in self.autos]
         table = dict.fromkeys(line.structure for line in self.lines)
         found += [(name, DEFAULT_TERMINOLOGY) for name in table]
@@ -222,7 +247,7 @@ class Recipes:
     def _by_example(self, volume: Volume, cache: EmbeddingCache) -> list[FoundSegment]:
         if self._example is None:
             return []
-        wish = Wish(method_named(self._recipe.method))
+        wish = Wish(method_named(self._recipe.method), refiner=builtin_refiner(self._model.device))
         proposals = apply_example(self._model, volume, self._example, wish=wish, cache=cache)
         return [
             FoundSegment(

@@ -104,7 +104,10 @@ class SeriesWork:
         begun = time.monotonic()
         if self._finder is None:
             self.prepare()
-        source = _read(task.content, self._order)
+        order = self._order
+        source = read_source(
+            task.content, straighten=order.straighten, show_names=order.show_patient
+        )
         references = self._references(task.content, source)
         found = self._finder_here.find(Case(source.volume, task.content.names, references))
         row = self._row(task, source, found)
@@ -218,13 +221,28 @@ def clear_working(out: Path) -> None:
             raise StorageFailure(f"{folder} cannot be removed.", "Remove it by hand.") from error
 
 
-def _read(series: Series, order: Order) -> SeriesVolume:
+def read_source(series: Series, *, straighten: bool, show_names: bool) -> SeriesVolume:
+    """Read the volume of a series or of a plain file.
+
+    Parameters
+    ----------
+    series : Series
+    straighten : bool
+        Whether a tilted series is resampled instead of refused.
+    show_names : bool
+        Whether a message may name the file.
+
+    Raises
+    ------
+    ProtoSAMError
+        What is wrong with it.
+    """
     if isinstance(series.source, FoundSeries):
-        return read_series(series.source, straighten=order.straighten)
+        return read_series(series.source, straighten=straighten)
     try:
         volume = read_volume(series.source)
     except ProtoSAMError as error:
-        if order.show_patient:
+        if show_names:
             raise
         # The message names the file, and the file may be named for a patient.
         said = error.message

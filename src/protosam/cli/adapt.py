@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from protosam.cli.options import BUILT_IN_MODEL, DeviceOption, ModelOption, WeightsOption, listed
+from protosam.cli.options import (
+    BUILT_IN_MODEL,
+    AdaptersOption,
+    DeviceOption,
+    ModelOption,
+    WeightsOption,
+    listed,
+)
 from protosam.cli.screen import EXIT_FAILURE, messages, progress_bar, results, show_table
 
 if TYPE_CHECKING:
     from protosam.learn.adapt_order import AdaptResult
-
-AdaptersOption = Annotated[
-    Path | None, typer.Option("--adapters-dir", help="Folder of adapters in place of your own.")
-]
 
 cases_app = typer.Typer(help="Folders of corrected cases.", no_args_is_help=True)
 
@@ -44,8 +47,11 @@ def adapt(  # noqa: PLR0913 - each option of the command is a parameter
         Path | None, typer.Option(help="Folder of images without labels, for methods that use it.")
     ] = None,
     method: Annotated[
-        str, typer.Option(help="How images without labels are used; labelled uses none.")
-    ] = "labelled",
+        str,
+        typer.Option(
+            help="labelled, ema, protosam, sss, semisam or semisam-plus; ema with --unlabelled."
+        ),
+    ] = "",
     tier: Annotated[
         TierChoice, typer.Option(help="How much learns; auto lets the machine choose.")
     ] = TierChoice.auto,
@@ -67,6 +73,7 @@ def adapt(  # noqa: PLR0913 - each option of the command is a parameter
     from protosam.learn.adapt_order import AdaptOrder, Watch
     from protosam.learn.gated_run import adapt as carry_out
     from protosam.learn.recipe import RecipeSettings
+    from protosam.learn.unlabelled.methods import DEFAULT
 
     given = {"steps": steps, "examples": examples}
     changed: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -75,7 +82,7 @@ def adapt(  # noqa: PLR0913 - each option of the command is a parameter
         name=name,
         labels=listed(labels),
         tier=None if tier is TierChoice.auto else tier.value,
-        method=method,
+        method=method or (DEFAULT if unlabelled else "labelled"),
         unlabelled=unlabelled,
         sentinels=sentinels,
         adapters_dir=adapters_dir,
@@ -136,11 +143,7 @@ def _tell(result: AdaptResult, json: Path | None) -> None:
     results().print(result.report.to_text(), markup=False)
     results().print(
         f"Tier {result.tier}, {result.seconds:.0f} s. Version {version.number} of {version.name} "
-        + (
-            f"is active: use it with --adapter {version.path}"
-            if version.active
-            else "is kept aside"
-        ),
+        + (f"is active: use it with {_use(result)}" if version.active else "is kept aside"),
         markup=False,
     )
     if json is None:
@@ -149,3 +152,10 @@ def _tell(result: AdaptResult, json: Path | None) -> None:
 
     write_report(json, result)
     results().print(f"Written: {json}", markup=False)
+
+
+def _use(result: AdaptResult) -> str:
+    version = result.version
+    if result.tier == "specialist":
+        return f"--model specialist:{version.path}"
+    return f"--adapter {version.folder.parent}"  # means the version in use, also of later runs

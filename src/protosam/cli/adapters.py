@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from protosam.cli.adapt import AdaptersOption
+from protosam.cli.options import AdaptersOption
 from protosam.cli.screen import results, show_table
 
 app = typer.Typer(help="Show, activate and export what was learnt.", no_args_is_help=True)
@@ -114,26 +114,24 @@ def export(
 
 
 def resolved(adapter: str, adapters_dir: Path | None) -> str:
-    """Path of the active version where a text is the name of an adapter; else the text itself.
+    """Path of what a name means in a folder of adapters; without a folder the text itself.
 
     Parameters
     ----------
     adapter : str
         As given with ``--adapter``.
     adapters_dir : Path or None
-        As given with ``--adapters-dir``; what is named must then be there.
+        As given with ``--adapters-dir``; what is named must then be there. Without it, whoever
+        loads the model looks the name up in the user's own folder.
 
     Raises
     ------
     InvalidInput
-        When ``adapters_dir`` is given and has no active version of that name.
+        When there is a folder but nothing of that name in it, or no version in use.
     """
     from protosam.learn.adapters import AdapterStore
 
-    if not adapter or (adapters_dir is None and Path(adapter).exists()):
+    if not adapter or adapters_dir is None:
         return adapter
-    store = AdapterStore(adapters_dir)
-    path = store.active_path(adapter)
-    if path is None and adapters_dir is not None:
-        path = store.version(adapter).path
-    return adapter if path is None else str(path)
+    shift = adapters_dir / f"{adapter}.shift"
+    return str(shift if shift.is_file() else AdapterStore(adapters_dir).version(adapter).path)

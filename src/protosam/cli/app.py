@@ -19,6 +19,7 @@ from protosam.cli import (
     evaluate,
     example,
     options,
+    review,
     train,
     train_head,
     weights,
@@ -28,6 +29,7 @@ from protosam.cli.batch import batch
 from protosam.cli.options import (
     BUILT_IN_MODEL,
     AdapterOption,
+    AdaptersOption,
     DeviceOption,
     ModelOption,
     ScopeChoice,
@@ -52,6 +54,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(adapt.cases_app, name="cases")
 app.command("adapt")(adapt.adapt)
 app.add_typer(dicom.app, name="dicom")
+app.add_typer(review.app, name="review")
 app.command("oneshot")(example.oneshot)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train-base")(train.train_base)
@@ -94,6 +97,7 @@ def segment(  # noqa: PLR0913 - each option of the command is a parameter
     axis: options.AxisOption = None,
     model: ModelOption = BUILT_IN_MODEL,
     adapter: AdapterOption = "",
+    adapters_dir: AdaptersOption = None,
     auto: options.AutoOption = "",
     device: DeviceOption = "auto",
     weights_dir: WeightsOption = None,
@@ -106,6 +110,9 @@ def segment(  # noqa: PLR0913 - each option of the command is a parameter
     holes: options.HolesOption = False,
     name: options.NameOption = "segment",
     no_worker: options.NoWorkerOption = False,
+    worker: options.WorkerOption = "",
+    token_file: options.TokenFileOption = None,
+    tls_ca: options.TlsCaOption = None,
 ) -> None:
     """Segment one object of an image from points and boxes."""
     from protosam.cli.engines import Choice
@@ -113,6 +120,7 @@ def segment(  # noqa: PLR0913 - each option of the command is a parameter
     from protosam.cli.segment import segment as carry_out
     from protosam.mending import CleanUp
 
+    server = options.server_of(worker, token_file, tls_ca)
     order = Order(
         image=image,
         out=out,
@@ -131,7 +139,14 @@ def segment(  # noqa: PLR0913 - each option of the command is a parameter
             bodies=bodies,
         ),
         name=name,
-        choice=Choice(model, adapter, device, weights_dir),
+        choice=Choice(
+            model,
+            # A worker elsewhere has adapters of its own, by name.
+            adapter if server else adapters.resolved(adapter, adapters_dir),
+            device,
+            weights_dir,
+            server,
+        ),
         use_worker=not no_worker,
         auto=auto,
     )
@@ -168,8 +183,10 @@ def doctor() -> None:
         raise typer.Exit(EXIT_FAILURE)
 
 
-@app.command(help="Serve requests on stdin and stdout; hosts start this by themselves.")
-def worker() -> None:
+@app.command(
+    "worker", help="Serve requests on stdin and stdout, as hosts start it, or over TLS (--listen)."
+)
+def worker_command() -> None:
     """Explain the worker; the command itself is recognised before this module is imported."""
     from protosam.errors import InvalidInput
 

@@ -11,15 +11,18 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from protosam.cli import batch_options as own
+from protosam.cli.adapters import resolved
+from protosam.cli.dicom import needing_libraries
 from protosam.cli.options import (
     BUILT_IN_MODEL,
     AdapterOption,
+    AdaptersOption,
     DeviceOption,
     ModelOption,
     WeightsOption,
@@ -38,70 +41,40 @@ if TYPE_CHECKING:
 UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 
 
-class FormName(str, Enum):
-    """Values of ``--form``."""
-
-    seg = "seg"
-    labelmap = "labelmap"
-    rtstruct = "rtstruct"
-    seg_nrrd = "seg.nrrd"
-
-
 def batch(  # noqa: PLR0913 - each option of the command is a parameter
-    source: Annotated[
-        str,
-        typer.Argument(help="Folder, zip, DICOMDIR or file; or a study UID with --dicomweb."),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
+    source: own.SourceArgument,
+    out: own.OutOption,
     *,
-    example: Annotated[
-        list[Path] | None, typer.Option(help="Example to learn from; may be repeated.")
-    ] = None,
-    auto: Annotated[
-        list[str] | None,
-        typer.Option(help="File of train-auto, or STRUCTURE=FILE; may be repeated."),
-    ] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="CSV: series,structure,kind,r,a,s,r2,a2,s2 in RAS mm.")
-    ] = None,
-    from_seg: Annotated[
-        bool, typer.Option("--from-seg", help="Start from the SEG or RTSTRUCT of the study.")
-    ] = False,
-    structures: Annotated[str, typer.Option(help="Only these, parted by commas.")] = "",
-    method: Annotated[str, typer.Option(help="How objects of examples are looked for.")] = "p2sam",
+    example: own.ExampleOption = None,
+    auto: own.AutosOption = None,
+    prompts: own.PromptsOption = None,
+    from_seg: own.FromSegOption = False,
+    structures: own.StructuresOption = "",
+    method: own.MethodOption = "p2sam",
     model: ModelOption = BUILT_IN_MODEL,
     adapter: AdapterOption = "",
+    adapters_dir: AdaptersOption = None,
     device: DeviceOption = "auto",
     weights_dir: WeightsOption = None,
-    form: Annotated[
-        list[FormName] | None, typer.Option(help="Of DICOM results; may be repeated.")
-    ] = None,
-    straighten: Annotated[
-        bool, typer.Option("--straighten", help="Resample tilted series instead of refusing them.")
-    ] = False,
-    dicomweb: Annotated[str, typer.Option(help="PACS, as https://host/dicom-web.")] = "",
-    store: Annotated[bool, typer.Option("--store", help="Store results in the PACS.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, or actors on Ray.")] = 1,
-    timeout: Annotated[float, typer.Option(help="Longest time for a series, in seconds.")] = 3600.0,
-    memory_gb: Annotated[
-        float, typer.Option(help="Most memory for a process, in GiB; 0 = no limit.")
-    ] = 0.0,
-    ray: Annotated[str, typer.Option(help="Ray cluster: local, auto or ray://HOST:PORT.")] = "",
-    gpus: Annotated[float, typer.Option(help="GPUs of each worker on Ray.")] = 0.0,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try again what failed before.")
-    ] = False,
-    show_patient: Annotated[
-        bool,
-        typer.Option("--show-patient", help="Show ids, dates and file names in the report."),
-    ] = False,
+    form: own.FormOption = None,
+    straighten: own.StraightenOption = False,
+    dicomweb: own.DicomwebOption = "",
+    store: own.StoreOption = False,
+    workers: own.WorkersOption = 1,
+    timeout: own.TimeoutOption = 3600.0,
+    memory_gb: own.MemoryOption = 0.0,
+    ray: own.RayOption = "",
+    gpus: own.GpusOption = 0.0,
+    retry_failed: own.RetryOption = False,
+    show_patient: own.ShowPatientOption = False,
 ) -> None:
     """Segment all series of a study or folder; the same command again continues it."""
-    from protosam.batch.lanes import Limits
-    from protosam.batch.session import Plan, run_batch
+    with needing_libraries():
+        from protosam.batch.lanes import Limits
+        from protosam.batch.session import Plan, run_batch
 
     recipe = _recipe(
-        (model, adapter, device, weights_dir),
+        (model, resolved(adapter, adapters_dir), device, weights_dir),
         (example, auto, prompts),
         from_seg=from_seg,
         structures=structures,
@@ -112,7 +85,7 @@ def batch(  # noqa: PLR0913 - each option of the command is a parameter
         source=_source(source),
         out=out,
         recipe=recipe,
-        forms=tuple(one.value for one in form or [FormName.seg]),
+        forms=tuple(one.value for one in form or [own.FormName.seg]),
         straighten=straighten,
         show_patient=show_patient,
         retry_failed=retry_failed,

@@ -6,6 +6,8 @@ The rules are `protosam.dicom`'s; here they are asked for and shown. Speaks no c
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,23 @@ if TYPE_CHECKING:
 app = typer.Typer(cls=ErrorLineGroup, no_args_is_help=True, help="Look into DICOM studies.")
 
 
+@contextmanager
+def needing_libraries() -> Iterator[None]:
+    """Say which extra is missing where an import in this block finds no library.
+
+    Raises
+    ------
+    MissingExtra
+        One is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"DICOM needs the library {error.name}.", "Install it: pip install protosam[dicom]"
+        ) from error
+
+
 @app.callback()
 def root() -> None:
     """Look into DICOM studies."""
@@ -32,13 +51,9 @@ def list_series(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
 ) -> None:
     """List the series of a study, each taken or refused with its reason."""
-    try:
+    with needing_libraries():
         from protosam.dicom.find import find_series
         from protosam.dicom.sources import files_of
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f"DICOM needs the library {error.name}.", "Install it: pip install protosam[dicom]"
-        ) from error
     with files_of(source) as files:
         found = find_series(files)
     if as_json:

@@ -24,7 +24,7 @@ from protosam.geometry import Volume
 from protosam.intensity import Window
 from protosam.mending import CleanUp, CleanUpReport
 from protosam.prompts import PromptSet
-from protosam.wire.client import WorkerClient
+from protosam.wire.client import ServerAddress, WorkerClient
 from protosam.wire.messages import LoadModel, Predict, Progress, Result
 
 GIVE_UP_S = 3.0
@@ -115,13 +115,18 @@ class Choice:
     """auto, cpu, cuda, cuda:1 ..."""
     weights_dir: Path | None = None
     """Folder that is searched first for weights."""
+    server: ServerAddress | None = None
+    """A worker that listens; it has a device and a folder of weights of its own."""
 
 
 class WorkerEngine:
-    """The worker process behind its client."""
+    """The worker behind its client: a process of its own, or one that listens."""
 
     def __init__(self, choice: Choice) -> None:
         self._choice = choice
+        if choice.server is not None:
+            self._client = WorkerClient(choice.server)
+            return
         command = [sys.executable, "-m", "protosam.worker", "--device", choice.device]
         if choice.weights_dir is not None:
             command += ["--weights-dir", str(choice.weights_dir.absolute())]

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from protosam.cli.adapters import resolved
 from protosam.cli.example import MethodName
 from protosam.cli.options import (
     BUILT_IN_MODEL,
     AdapterOption,
+    AdaptersOption,
     DeviceOption,
     ModelOption,
     ScopeChoice,
@@ -48,6 +50,7 @@ def evaluate(  # noqa: PLR0913 - each option of the command is a parameter
     *,
     model: ModelOption = BUILT_IN_MODEL,
     adapter: AdapterOption = "",
+    adapters_dir: AdaptersOption = None,
     engine: Annotated[EngineName, typer.Option(help="Who answers.")] = EngineName.protosam,
     scope: Annotated[
         ScopeChoice, typer.Option(help="The volume, or each label's largest slice alone.")
@@ -100,7 +103,7 @@ def evaluate(  # noqa: PLR0913 - each option of the command is a parameter
         choice=EngineChoice(
             engine.value,
             model,
-            adapter or None,
+            resolved(adapter, adapters_dir) or None,
             weights_dir=weights_dir,
             device=device,
             keep_cache=keep_cache,

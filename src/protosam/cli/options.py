@@ -8,12 +8,18 @@ from typing import Annotated
 
 import typer
 
+from protosam.errors import InvalidInput
+from protosam.wire.tls import ServerAddress, server_address
+
 BUILT_IN_MODEL = "protosam-tiny"
 """`protosam.models.load.DEFAULT_MODEL`, which is not to be had without torch; a test compares."""
 
 ModelOption = Annotated[str, typer.Option(help="Model by name, or a weights file.")]
 AdapterOption = Annotated[
     str, typer.Option(help="Adapter by name; or folder of a LoRA, or file of train-shift.")
+]
+AdaptersOption = Annotated[
+    Path | None, typer.Option("--adapters-dir", help="Folder of adapters in place of your own.")
 ]
 AutoOption = Annotated[
     str, typer.Option(help="File or name of train-auto: it clicks where no prompt is given.")
@@ -60,6 +66,32 @@ NameOption = Annotated[str, typer.Option(help="Name of the segment in the file."
 NoWorkerOption = Annotated[
     bool, typer.Option("--no-worker", help="Compute in this process instead of the worker.")
 ]
+WorkerOption = Annotated[
+    str, typer.Option("--worker", help="HOST:PORT of a worker that listens, instead of an own one.")
+]
+TokenFileOption = Annotated[
+    Path | None, typer.Option("--token-file", help="What lets this client in, with --worker.")
+]
+TlsCaOption = Annotated[
+    Path | None, typer.Option("--tls-ca", help="Certificate to trust, with --worker.")
+]
+
+
+def server_of(worker: str, token_file: Path | None, tls_ca: Path | None) -> ServerAddress | None:
+    """Address of the worker that the options name; None = one of this command's own.
+
+    Raises
+    ------
+    InvalidInput
+        A token or certificate for no worker, or what `wire.tls.server_address` refuses.
+    """
+    if worker:
+        return server_address(worker, token_file, tls_ca)
+    if token_file or tls_ca:
+        raise InvalidInput(
+            "--token-file and --tls-ca are for a worker that listens.", "Give --worker HOST:PORT."
+        )
+    return None
 
 
 def listed(text: str) -> tuple[str, ...]:

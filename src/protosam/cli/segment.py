@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
 from protosam.cli.engines import Answer, Choice, Engine, InProcessEngine, Job, WorkerEngine
 from protosam.cli.prompt_options import parse_axis, parse_boxes, parse_points, parse_window
 from protosam.cli.screen import Bar, messages, progress_bar, results
+from protosam.cli.specialist import segment_alone
 from protosam.cli.suggesting import suggested_prompts
 from protosam.errors import InvalidInput, InvalidPrompt, StorageFailure
-from protosam.extents import BoolArray
 from protosam.geometry import Volume
 from protosam.intensity import Window
 from protosam.itk_grid import set_image_affine
+from protosam.learn.unlabelled.methods import SPECIALIST
 from protosam.mending import CleanUp
 from protosam.metrics import volume_ml
 from protosam.prompts import PromptSet, Scope
@@ -66,6 +69,12 @@ class Order:
     auto: str = ""
     """Name or file of automatic prompts, used where no prompt is given; empty = none."""
 
+    def __post_init__(self) -> None:
+        if self.choice.server is not None and not self.use_worker:
+            raise InvalidInput(
+                "--worker and --no-worker contradict each other.", "Give one of them."
+            )
+
 
 def segment(order: Order) -> None:
     """Carry out an order and say what came of it.
@@ -76,6 +85,9 @@ def segment(order: Order) -> None:
         Any of them; nothing has been written then.
     """
     check_output(order.out)
+    if order.choice.model.startswith(SPECIALIST):
+        segment_alone(order)
+        return
     with progress_bar("reading the image") as bar:
         volume = read_volume(order.image)
         job = job_of(order, volume)
@@ -167,7 +179,7 @@ def write_answer(path: Path, volume: Volume, answer: Answer, name: str) -> None:
     if path.name.lower().endswith(SEGMENTATION_ENDING):
         write_segmentation(path, [Segment(name, mask)], volume)
     else:
-        _write_labelmap(path, mask, volume)
+        write_labelmap(path, mask, volume)
 
 
 def open_engine(order: Order) -> Engine:
@@ -175,8 +187,15 @@ def open_engine(order: Order) -> Engine:
     return WorkerEngine(order.choice) if order.use_worker else InProcessEngine(order.choice)
 
 
-def _write_labelmap(path: Path, mask: BoolArray, volume: Volume) -> None:
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+def write_labelmap(path: Path, labels: npt.NDArray[Any], volume: Volume) -> None:
+    """Write labels (k, j, i), 0 to 255, as an image.
+
+    Raises
+    ------
+    StorageFailure
+        It could not be written.
+    """
+    image = sitk.GetImageFromArray(labels.astype(np.uint8))
     set_image_affine(image, volume.affine)
     with atomic_path(path) as temporary:
         try:

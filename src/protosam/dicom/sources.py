@@ -1,4 +1,4 @@
-"""What a user points at becomes files: a folder, a zip, a DICOMDIR, single files.
+"""What a user points at becomes files: a folder, a zip, a DICOMDIR, a list, single files.
 
 Rules
 -----
@@ -28,6 +28,10 @@ from protosam.errors import InvalidInput, UnreadableFile
 from protosam.storage import storage_failure
 
 DICOMDIR = "DICOMDIR"
+
+LIST_ENDING = ".filelist"
+"""Ending of a text file in UTF-8 that names one file in each line, as programs write it that keep
+a database of files."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Files:
 
 @contextmanager
 def files_of(source: str | Path, limits: Limits | None = None) -> Iterator[Files]:
-    """Files of a folder, a zip archive, a DICOMDIR or one file; valid while the block runs.
+    """Files of a folder, a zip, a DICOMDIR, a list, or one file; valid while the block runs.
 
     Parameters
     ----------
@@ -93,6 +97,8 @@ def files_of(source: str | Path, limits: Limits | None = None) -> Iterator[Files
         raise UnreadableFile(f"There is no file or folder {path}.", "Check the path.")
     elif path.name.upper() == DICOMDIR:
         yield _media(path)
+    elif path.name.endswith(LIST_ENDING):
+        yield _listed(path, bounds)
     elif zipfile.is_zipfile(path):
         with tempfile.TemporaryDirectory(prefix="protosam-dicom-") as folder:
             yield _unpacked(path, Path(folder), bounds)
@@ -119,6 +125,24 @@ def _folder(root: Path, limits: Limits) -> Files:
                     "Choose the folder of one study.",
                 )
     return Files(tuple(sorted(paths)), tuple(notes), root)
+
+
+def _listed(path: Path, limits: Limits) -> Files:
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableFile(
+            f"The list {path.name} cannot be read.", "Write one path a line, in UTF-8."
+        ) from error
+    named = sorted({(path.parent / line).absolute() for line in lines if line.strip()})
+    if len(named) > limits.files:
+        raise InvalidInput(
+            f"The list names more than {limits.files} files.", "List the files of one study."
+        )
+    there = tuple(one for one in named if one.is_file())
+    gone = len(named) - len(there)
+    notes = [FileNote(path.name, "A file of the list is not there.") for _ in range(gone)]
+    return Files(there, tuple(notes))
 
 
 def _media(path: Path) -> Files:

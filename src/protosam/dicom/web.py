@@ -27,7 +27,7 @@ from pydicom.uid import UID
 from protosam.dicom.faults import DAMAGED
 from protosam.dicom.quiet import quiet_headers
 from protosam.dicom.transport import BoundedSession, Server, tried
-from protosam.errors import InvalidInput, ServerFailure, UnreadableFile
+from protosam.errors import Cancelled, InvalidInput, ServerFailure, UnreadableFile
 from protosam.storage import atomic_path, storage_failure
 
 PAGE = 500
@@ -116,13 +116,30 @@ class Pacs:
         )
         return tuple(sorted(str(one.SOPInstanceUID) for one in found))
 
-    def fetch_series(self, study_uid: str, series_uid: str, folder: Path) -> tuple[Path, ...]:
+    def fetch_series(
+        self,
+        study_uid: str,
+        series_uid: str,
+        folder: Path,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> tuple[Path, ...]:
         """Bring all instances of a series into a folder (WADO), as ``<SOP instance UID>.dcm``.
 
         Those that are there already are not fetched again.
 
+        Parameters
+        ----------
+        study_uid, series_uid : str
+        folder : Path
+            Made if it is missing.
+        should_stop : callable, optional
+            Asked between two instances.
+
         Raises
         ------
+        Cancelled
+            `should_stop` said so; what came before is kept.
         ServerFailure
             It has no such series, or did not send an instance; what came before is kept.
         StorageFailure
@@ -138,7 +155,12 @@ class Pacs:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_failure(folder, error) from error
-        return tuple(self._fetched(study_uid, series_uid, uid, folder) for uid in uids)
+        paths = []
+        for uid in uids:
+            if should_stop():
+                raise Cancelled(f"Fetching series {series_uid} was stopped.")
+            paths.append(self._fetched(study_uid, series_uid, uid, folder))
+        return tuple(paths)
 
     def store(self, paths: Sequence[Path]) -> tuple[str, ...]:
         """Send files (STOW) and see that the server lists them; their SOP instance UIDs.

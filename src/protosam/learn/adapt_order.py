@@ -1,6 +1,6 @@
 """What an adaptation is asked for, how it is followed, and what comes of it.
 
-Owns these values, the list of methods, and the report as a file. Speaks no coordinates.
+Owns these values, and the report as a file. Speaks no coordinates.
 """
 
 from __future__ import annotations
@@ -10,17 +10,33 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, Protocol
 
 from protosam.errors import InvalidInput
 from protosam.learn.adapters import AdapterVersion, checked_name
 from protosam.learn.finished_cases import OnProgress
-from protosam.learn.gate import GateReport
 from protosam.learn.recipe import RecipeProgress, RecipeSettings, Tier
+from protosam.learn.unlabelled.methods import check_images, method_named
 from protosam.models.load import DEFAULT_MODEL
 from protosam.storage import atomic_path
 
-METHODS = ("labelled",)
-"""What ``--method`` takes: how cases without labels are used; ``labelled`` uses none."""
+
+class Verdict(Protocol):
+    """What a gate has said, of an adapter or of a specialist."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the new version became active."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        ...
+
+    def to_text(self) -> str:
+        """Return the table of means and the verdict, for a screen."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,9 +52,9 @@ class AdaptOrder:
     tier: Tier | None = None
     """None lets the machine choose."""
     method: str = "labelled"
-    """One of `METHODS`."""
+    """One of `unlabelled.methods.METHODS`: how images without labels are used."""
     unlabelled: Path | None = None
-    """Folder of images without labels; no method of `METHODS` uses one."""
+    """Folder of images without labels, for methods that use them."""
     sentinels: Path | None = None
     """Folder of cases that must not get worse, with the same names of labels."""
     adapters_dir: Path | None = None
@@ -54,14 +70,19 @@ class AdaptOrder:
 
     def __post_init__(self) -> None:
         checked_name(self.name)
-        if self.method not in METHODS:
+        check_images(self.method, given=self.unlabelled is not None)
+        if self.tier == "shift" and self.method != "labelled":
             raise InvalidInput(
-                f"There is no method {self.method!r}.", f"Give one of: {', '.join(METHODS)}."
+                f"The tier 'shift' learns from labels alone, and the method {self.method!r} was "
+                "asked for.",
+                "Give --tier decoder or full, or --method labelled.",
             )
-        if self.unlabelled is not None:
+        counted = self.settings.examples != RecipeSettings().examples
+        if method_named(self.method).leaves == "specialist" and (self.tier or counted):
             raise InvalidInput(
-                f"The method {self.method!r} learns from labelled cases alone.",
-                "Leave --unlabelled out.",
+                f"The method {self.method!r} teaches a small network, which has neither tiers nor "
+                "examples.",
+                "Leave --tier and --examples out.",
             )
 
 
@@ -71,8 +92,8 @@ class AdaptResult:
 
     version: AdapterVersion
     """Active if the gate let it in."""
-    report: GateReport
-    tier: Tier
+    report: Verdict
+    tier: Tier | Literal["specialist"]
     seconds: float
     notes: tuple[str, ...]
     """Sentences for the user."""

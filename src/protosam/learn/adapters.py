@@ -1,13 +1,10 @@
 """The folder of adapters: versions of each, which one is active, and what is known of them.
 
-Owns the form::
-
-    <adapters>/<name>/active.json     the active version (or none), and those before it
-    <adapters>/<name>/v001/           card.json and the adapter's own files (peft's, or a shift)
-
-A version appears complete or not at all and is never changed; another one becomes active by
-replacing one small file. A program that is killed at any moment leaves the old adapter active.
-Knows nothing of tensors and models, and takes no time to import. Speaks no coordinates.
+Owns who changes it, and how; the form of an adapter's folder is `models.adapter_folder`'s, that of
+the card in each version `adapter_cards`'. A version appears complete or not at all and is never
+changed; another one becomes active by replacing one small file. A program that is killed at any
+moment leaves the old adapter active. Knows nothing of tensors and models, and takes no time to
+import. Speaks no coordinates.
 """
 
 from __future__ import annotations
@@ -19,23 +16,26 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from protosam.errors import InvalidInput, StorageFailure, UnreadableFile
+from protosam.errors import InvalidInput, StorageFailure
 from protosam.learn.adapter_cards import AdapterCard, read_card, verify_files, write_card
+from protosam.models.adapter_folder import (
+    ACTIVE,
+    FORMAT,
+    ActiveNote,
+    loadable,
+    read_active,
+    version_folder,
+    version_numbers,
+)
 from protosam.models.weights import make_folder, user_folder
 from protosam.storage import atomic_path, storage_failure
 
-FORMAT = 1
-"""Version of ``active.json``; another one is refused."""
-
-ACTIVE, SHIFT_FILE = "active.json", "adapter.shift"
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_VERSION = re.compile(r"v(\d{3,})")
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,7 @@ class AdapterVersion:
     @property
     def path(self) -> Path:
         """What ``--adapter`` takes: the folder of a LoRA, or the file of a shift."""
-        shift = self.folder / SHIFT_FILE
-        return shift if shift.is_file() else self.folder
-
-
-@dataclass(frozen=True)
-class _Active:
-    version: int | None = None
-    before: tuple[int | None, ...] = field(default_factory=tuple)
+        return loadable(self.folder)
 
 
 def adapters_folder(given: Path | None = None) -> Path:
@@ -83,7 +76,9 @@ class AdapterStore:
         if not self.folder.is_dir():
             return ()
         found = (path.name for path in sorted(self.folder.iterdir()) if path.is_dir())
-        return tuple(name for name in found if _NAME.fullmatch(name) and self._numbers(name))
+        return tuple(
+            name for name in found if _NAME.fullmatch(name) and version_numbers(self.folder / name)
+        )
 
     def versions(self, name: str) -> tuple[AdapterVersion, ...]:
         """All versions of an adapter, oldest first.
@@ -95,13 +90,13 @@ class AdapterStore:
         WeightsRefused
             When a version's card cannot be read.
         """
-        numbers = self._numbers(checked_name(name))
+        numbers = version_numbers(self.folder / checked_name(name))
         if not numbers:
             raise InvalidInput(
                 f"There is no adapter {name!r} in {self.folder}.",
                 f"There are: {', '.join(self.names()) or 'none yet'}.",
             )
-        active = self._active(name).version
+        active = read_active(self.folder / name).version
         return tuple(
             AdapterVersion(name, n, place, read_card(place), n == active)
             for n in numbers
@@ -129,7 +124,7 @@ class AdapterStore:
 
     def active_path(self, name: str) -> Path | None:
         """Path of the active version, for ``--adapter``; None where there is none."""
-        if not _NAME.fullmatch(name) or self._active(name).version is None:
+        if not _NAME.fullmatch(name) or read_active(self.folder / name).version is None:
             return None
         return self.version(name).path
 
@@ -157,7 +152,7 @@ class AdapterStore:
         with self._held(name):
             for left in (*place.glob(".new-*"), *place.glob(".gone-*")):  # by a killed program
                 shutil.rmtree(left, ignore_errors=True)
-            number = max((0, *self._numbers(name))) + 1
+            number = max((0, *version_numbers(place))) + 1
             self._fill(self._place(name, number), card, write)
             if activate:
                 self._make_active(name, number)
@@ -181,14 +176,14 @@ class AdapterStore:
         """
         self.versions(name)
         with self._held(name):
-            now = self._active(name)
+            now = read_active(self.folder / name)
             before = [n for n in now.before if n is None or self._place(name, n).is_dir()]
             if not before:
                 raise InvalidInput(
                     f"Nothing was active before the version {now.version} of {name!r}.",
                     f"`protosam adapters activate {name} --version N` chooses one.",
                 )
-            self._write_active(name, _Active(before[-1], tuple(before[:-1])))
+            self._write_active(name, ActiveNote(before[-1], tuple(before[:-1])))
         return None if before[-1] is None else self.version(name)
 
     def discard(self, name: str, number: int) -> None:
@@ -203,7 +198,7 @@ class AdapterStore:
         """
         chosen = self.version(name, number)
         with self._held(name):
-            if self._active(name).version == number:
+            if read_active(self.folder / name).version == number:
                 raise InvalidInput(
                     f"The version {number} of {name!r} is active.",
                     f"`protosam adapters rollback {name}` first.",
@@ -234,14 +229,7 @@ class AdapterStore:
         return target
 
     def _place(self, name: str, number: int) -> Path:
-        return self.folder / name / f"v{number:03d}"
-
-    def _numbers(self, name: str) -> list[int]:
-        place = self.folder / name
-        if not place.is_dir():
-            return []
-        matches = (_VERSION.fullmatch(path.name) for path in place.iterdir() if path.is_dir())
-        return sorted(int(match[1]) for match in matches if match)
+        return version_folder(self.folder / name, number)
 
     def _fill(self, place: Path, card: AdapterCard, write: Callable[[Path], None]) -> None:
         def fill(new: Path) -> None:
@@ -265,28 +253,11 @@ class AdapterStore:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def _make_active(self, name: str, number: int) -> None:
-        now = self._active(name)
+        now = read_active(self.folder / name)
         if now.version != number:
-            self._write_active(name, _Active(number, (*now.before, now.version)))
+            self._write_active(name, ActiveNote(number, (*now.before, now.version)))
 
-    def _active(self, name: str) -> _Active:
-        path = self.folder / name / ACTIVE
-        if not path.is_file():
-            return _Active()
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-            active = _Active(entries["version"], tuple(entries["before"]))
-            known = entries["format"] == FORMAT
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UnreadableFile(
-                f"{path} cannot be read: {error}.",
-                f"Delete it, then `protosam adapters activate {name} --version N`.",
-            ) from error
-        if not known:
-            raise UnreadableFile(f"{path} is of another version.", "Update ProtoSAM.")
-        return active
-
-    def _write_active(self, name: str, active: _Active) -> None:
+    def _write_active(self, name: str, active: ActiveNote) -> None:
         entries = {"format": FORMAT, **dataclasses.asdict(active)}
         with atomic_path(self.folder / name / ACTIVE) as temporary:
             temporary.write_text(json.dumps(entries), encoding="utf-8")

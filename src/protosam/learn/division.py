@@ -1,7 +1,9 @@
 """Who teaches and who judges: whole patients where there are enough, else a block of slices.
 
-Owns the parting of cases. Where the roles leave a case on either side, cases are never cut. Else
-each case gives a block of its slices to the judges; it is cut out of the volume together with a
+Owns the parting of cases. A case that is held out never teaches. Where too few patients are held
+out to judge, some of those that could teach judge instead: one of three or four, two of five or
+more, because one patient alone is often unlike all others. Cases are then never cut. Else each case
+gives a block of its slices to the judges; it is cut out of the volume together with a
 gap, so that what judges was not even seen beside what was learnt. Indices are slices along the
 axis of work (`models.slice_axis`).
 """
@@ -28,6 +30,9 @@ GAP = 1
 
 FEWEST_SLICES = 4
 """An object in fewer slices cannot give some of them away."""
+
+PATIENTS_FOR = {1: 3, 2: 5}
+"""From how many patients on so many of them judge, at least."""
 
 OTHER_PATIENTS = "validated on other patients"
 SAME_PATIENTS = "not validated on another patient"
@@ -64,7 +69,11 @@ class Division:
     """`OTHER_PATIENTS` or `SAME_PATIENTS`."""
 
 
-def divide(cases: Sequence[FinishedCase], roles: Mapping[str, Role]) -> Division:
+def divide(
+    cases: Sequence[FinishedCase],
+    roles: Mapping[str, Role],
+    patients: Mapping[str, str] | None = None,
+) -> Division:
     """Part cases into those that teach and those that judge.
 
     Parameters
@@ -72,6 +81,8 @@ def divide(cases: Sequence[FinishedCase], roles: Mapping[str, Role]) -> Division
     cases : sequence of FinishedCase
     roles : mapping
         Role of each case, by name.
+    patients : mapping, optional
+        Hash of the patient of each case, by name; each case is a patient of its own if None.
 
     Raises
     ------
@@ -80,6 +91,9 @@ def divide(cases: Sequence[FinishedCase], roles: Mapping[str, Role]) -> Division
     """
     held = [case for case in cases if roles[case.name] == "held-out" and _slices(case).size]
     taught = [case for case in cases if roles[case.name] == "train"]
+    moved = _called_to_judge(held, taught, {c.name: c.name for c in cases} | dict(patients or {}))
+    held += [case for case in taught if case.name in moved]
+    taught = [case for case in taught if case.name not in moved]
     if held and any(_slices(case).size for case in taught):
         return Division(tuple(taught), tuple(whole(case) for case in held), OTHER_PATIENTS)
     parted = [_parted(case) for case in cases]
@@ -91,6 +105,18 @@ def divide(cases: Sequence[FinishedCase], roles: Mapping[str, Role]) -> Division
             "Give more cases, or cases of which more slices are finished.",
         )
     return Division(tuple(part for parts, _ in parted for part in parts), judges, SAME_PATIENTS)
+
+
+def _called_to_judge(
+    held: Sequence[FinishedCase], taught: Sequence[FinishedCase], patients: Mapping[str, str]
+) -> set[str]:
+    """Names of cases that judge in place of teaching; by the patient's hash, so always the same."""
+    judging = {patients[case.name] for case in held}
+    able = {patients[case.name] for case in taught if _slices(case).size} - judging
+    total = len(judging | able)
+    wanted = max((count for count, least in PATIENTS_FOR.items() if total >= least), default=0)
+    called = sorted(able)[: max(0, wanted - len(judging))]
+    return {case.name for case in taught if patients[case.name] in called}
 
 
 def whole(case: FinishedCase, *, sentinel: bool = False) -> Judge:

@@ -9,8 +9,9 @@ distances in mm.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from protosam.models.planes import Planes
 from protosam.models.segmenter import Segmenter, SegmentRequest
 from protosam.models.slice_axis import choose_axis
 from protosam.models.slice_model import SliceModel, SlicePrompts
+from protosam.models.slice_refiner import builtin_slice_refiner
 from protosam.prompts import PromptSet
 from protosam.robot import Plane, Rules, Target
 
@@ -39,6 +41,10 @@ MEAN_DROP = 0.005
 
 SENTINEL_DROP = 0.01
 """Largest fall of a sentinel's Dice that is let pass."""
+
+ELSEWHERE_DROP = 0.05
+"""Largest fall of the mean Dice, against the bare model, on objects that nobody taught. An adapter
+is switched on for its own labels; what is looked for here is one that no longer obeys clicks."""
 
 SLICES_EACH = 3
 """Slices of each object that are played: the middles of as many parts of it."""
@@ -53,6 +59,8 @@ class Board:
 
     target: Target
     sentinel: bool
+    elsewhere: bool = False
+    """Whether it is of an object that nobody taught."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,11 @@ class Row:
     slice_index: int
     sentinel: bool
     marks: dict[Contender, Marks]
+    elsewhere: bool = False
 
-    def drop(self) -> float:
-        """How much the new model is worse than the current one."""
-        return self.marks["current"].mean - self.marks["new"].mean
+    def drop(self, before: Contender = "current") -> float:
+        """How much the new model is worse than one before."""
+        return self.marks[before].mean - self.marks["new"].mean
 
 
 @dataclass(frozen=True)
@@ -97,9 +106,19 @@ class GateReport:
     validation: str
     """Whether other patients judged."""
 
+    @property
+    def own(self) -> tuple[Row, ...]:
+        """Rows of what was taught."""
+        return tuple(row for row in self.rows if not row.elsewhere)
+
+    def elsewhere(self, who: Contender) -> float | None:
+        """Mean Dice on objects that nobody taught; None if none was played."""
+        marks = [row.marks[who].mean for row in self.rows if row.elsewhere]
+        return round(float(np.mean(marks)), 4) if marks else None
+
     def mean(self, who: Contender) -> dict[str, float | None]:
-        """Means over all boards, by the names of the table's columns."""
-        marks = [row.marks[who] for row in self.rows]
+        """Means over what was taught, by the names of the table's columns."""
+        marks = [row.marks[who] for row in self.own]
         means: dict[str, float | None] = {}
         for place, clicks in enumerate(CLICKS):
             known = [d for d in (m.dice[place] for m in marks) if d is not None]
@@ -113,8 +132,14 @@ class GateReport:
             "accepted": self.accepted,
             "reason": self.reason,
             "validation": self.validation,
-            "allowed_drop": {"mean": MEAN_DROP, "sentinel": SENTINEL_DROP},
+            "allowed_drop": {
+                "mean": MEAN_DROP,
+                "sentinel": SENTINEL_DROP,
+                "elsewhere": ELSEWHERE_DROP,
+            },
+            "checked": self._checked(),
             "mean": {who: self.mean(who) for who in CONTENDERS},
+            "elsewhere": {who: self.elsewhere(who) for who in CONTENDERS},
             "rows": [_row_to_json(row) for row in self.rows],
         }
 
@@ -126,25 +151,50 @@ class GateReport:
             told = "   -  " if zero is None else f"{zero:6.3f}"
             lines.append(f"{who:8}  {told:>9} {one:9.3f} {three:10.3f} {far:9.2f}")
         lines.append(f"{'Accepted' if self.accepted else 'Rejected'}: {self.reason}")
-        lines.append(f"{len(self.rows)} objects, {self.validation}.")
+        checked = self._checked()
+        lines.append(
+            f"{checked['objects']} objects of {checked['cases']} cases, {self.validation}."
+        )
+        if checked["elsewhere"]:
+            base, new = self.elsewhere("base"), self.elsewhere("new")
+            lines.append(
+                f"Other organs, that nobody taught: Dice {base:.3f} before, {new:.3f} now."
+            )
         return "\n".join(lines)
 
+    def _checked(self) -> dict[str, int]:
+        """How much was played."""
+        return {
+            "objects": len(self.own),
+            "cases": len({row.case for row in self.own}),
+            "sentinel_cases": len({row.case for row in self.own if row.sentinel}),
+            "elsewhere": len(self.rows) - len(self.own),
+        }
 
-def boards_of(judges: Sequence[Judge], names: dict[int, str]) -> list[Board]:
+
+def boards_of(
+    judges: Sequence[Judge], names: Mapping[int, str], *, elsewhere: bool = False
+) -> list[Board]:
     """Choose what is played.
 
     Parameters
     ----------
     judges : sequence of Judge
-    names : dict
+    names : mapping
         Name of each label.
+    elsewhere : bool, optional
+        Whether these are objects that nobody taught.
 
     Raises
     ------
     InvalidInput
         When no judge has an object of `MIN_PIXELS` in a slice.
     """
-    boards = [board for judge in judges for board in _boards(judge, names)]
+    boards = [
+        dataclasses.replace(board, elsewhere=elsewhere)
+        for judge in judges
+        for board in _boards(judge, names)
+    ]
     if not boards:
         raise InvalidInput(
             f"None of the {len(judges)} cases to judge by has an object of {MIN_PIXELS} pixels.",
@@ -193,18 +243,19 @@ def judge(
             0 if board.target.plane is None else board.target.plane.index,
             board.sentinel,
             {who: marks[who][number] for who in CONTENDERS},
+            board.elsewhere,
         )
         for number, board in enumerate(boards)
     )
     reason = _objection(rows)
     accepted = reason is None
-    change = -float(np.mean([row.drop() for row in rows]))
+    change = -float(np.mean([row.drop() for row in rows if not row.elsewhere]))
     return GateReport(rows, accepted, reason or f"mean Dice changed by {change:+.3f}", validation)
 
 
 def _objection(rows: Sequence[Row]) -> str | None:
     """Why the new model is kept out; None if it is let in."""
-    drop = float(np.mean([row.drop() for row in rows]))
+    drop = float(np.mean([row.drop() for row in rows if not row.elsewhere]))
     # Turned round, so that what is not a number is kept out too.
     if not drop <= MEAN_DROP:
         return f"mean Dice fell by {drop:.3f}, and {MEAN_DROP} is allowed; the old one stays"
@@ -215,6 +266,12 @@ def _objection(rows: Sequence[Row]) -> str | None:
                 f"Dice of the sentinel {case} fell by {fallen:.3f}, and {SENTINEL_DROP} is "
                 "allowed; the old one stays"
             )
+    lost = [row.drop("base") for row in rows if row.elsewhere]
+    if lost and not float(np.mean(lost)) <= ELSEWHERE_DROP:
+        return (
+            f"Dice on other organs fell by {float(np.mean(lost)):.3f}, and {ELSEWHERE_DROP} is "
+            "allowed; the old one stays"
+        )
     return None
 
 
@@ -224,7 +281,9 @@ class _Player:
     name = "adapted"
 
     def __init__(self, model: SliceModel) -> None:
-        self._model, self._segmenter = model, Segmenter(model)
+        self._model = model
+        # With the decoder that comes with the package, because a user's answers have passed it too.
+        self._segmenter = Segmenter(model, decoder=builtin_slice_refiner(model.device))
         self._volume: Volume | None = None
 
     def settings(self) -> dict[str, str | float]:
@@ -272,7 +331,7 @@ def _beside(truth: BoolArray, index: int) -> BoolArray | None:
     return None
 
 
-def _boards(judge: Judge, names: dict[int, str]) -> list[Board]:
+def _boards(judge: Judge, names: Mapping[int, str]) -> list[Board]:
     case = judge.case
     axis = choose_axis(PromptSet(), case.image)
     others = tuple(n for n in range(3) if n != axis)
@@ -306,5 +365,6 @@ def _row_to_json(row: Row) -> dict[str, Any]:
         "label": row.label,
         "slice": row.slice_index,
         "sentinel": row.sentinel,
+        "elsewhere": row.elsewhere,
         **{who: plain(marks) for who, marks in row.marks.items()},
     }

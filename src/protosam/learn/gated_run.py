@@ -24,13 +24,13 @@ from protosam.cases.layouts import find_cases
 from protosam.errors import Cancelled, InvalidInput, OutOfMemory, StorageFailure, WeightsRefused
 from protosam.learn.adapt_order import AdaptOrder, AdaptResult, Watch
 from protosam.learn.adapter_cards import AdapterCard
-from protosam.learn.adapters import SHIFT_FILE, AdapterStore, AdapterVersion
-from protosam.learn.division import Division, Judge, divide, whole
+from protosam.learn.adapters import AdapterStore, AdapterVersion
+from protosam.learn.division import Division, divide
 from protosam.learn.finished_cases import FinishedCase, OnProgress
-from protosam.learn.found_cases import finished, renumbered
-from protosam.learn.fronts import front_of
+from protosam.learn.found_cases import finished
+from protosam.learn.fronts import Front, front_of
 from protosam.learn.gate import Board, Contender, GateReport, Marks, boards_of, judge, measure
-from protosam.learn.lessons import lessons_of
+from protosam.learn.lessons import Lesson, lessons_of
 from protosam.learn.recipe import (
     STATE,
     Checkpoint,
@@ -43,9 +43,16 @@ from protosam.learn.recipe import (
     with_adapter,
     without_adapter,
 )
+from protosam.learn.replay import replayed_cases
+from protosam.learn.sentinels import elsewhere_boards, named_sentinels, watchful
 from protosam.learn.shift import ShiftSettings, teach_shift
 from protosam.learn.shift_examples import examples_of
 from protosam.learn.train_shift import weights_of
+from protosam.learn.unlabelled.assemble import material_of, pool_of, term_of
+from protosam.learn.unlabelled.methods import method_named
+from protosam.learn.unlabelled.specialist_run import SpecialistRun
+from protosam.learn.unlabelled.term import Material, PoolTerm
+from protosam.models.adapter_folder import SHIFT_FILE, loadable
 from protosam.models.add_ons import AddOnCard, case_digest
 from protosam.models.load import load_model
 from protosam.models.lora import save_adapter
@@ -91,6 +98,8 @@ def adapt(order: AdaptOrder, watch: Watch) -> AdaptResult:
             "Wait for it, or give another --name.",
         ) from error
     try:
+        if method_named(order.method).leaves == "specialist":
+            return SpecialistRun(order, watch, store, run).carried_out()
         return _Run(order, watch, store, run).carried_out()
     finally:
         lock.release()
@@ -103,6 +112,8 @@ class _Run:
         self._order, self._watch, self._store, self._folder = order, watch, store, run
         self._notes: list[str] = []
         self._begun = time.monotonic()
+        self._term: PoolTerm | None = None
+        self._beside: tuple[str, ...] = (order.method,)
 
     def carried_out(self) -> AdaptResult:
         """Do the work, in its order."""
@@ -111,13 +122,17 @@ class _Run:
         found = find_cases(order.cases)
         cases = finished(found, order.labels)
         names = {n: found.data.label_name(n) for case in cases for n in case.wanted}
-        division = divide(cases, found.roles)
+        division = divide(cases, found.roles, found.patients)
         base = self._loaded(None)
         digest = weights_of(base)
         # What can be refused is refused before the minutes that teaching takes.
         current = self._current(digest)
-        judges = (*self._marked(division.judges, current), *self._sentinels(names))
-        boards = boards_of(judges, names)
+        known = () if current is None else current.card.held_out
+        judges = (
+            *watchful(division.judges, known),
+            *named_sentinels(order.sentinels, names),
+        )
+        boards = [*boards_of(judges, names), *elsewhere_boards()]
         candidate = self._folder / "candidate"
         tier, figures = self._taught(base, digest, division, names, candidate)
         report = self._judged(base, candidate, current, boards, division.validation)
@@ -129,7 +144,7 @@ class _Run:
             cases=_digests(division.taught),
             held_out=_digests([one.case for one in judges]),
             seed=order.settings.seed,
-            settings=dataclasses.asdict(self._settings(tier)),
+            settings={**dataclasses.asdict(self._settings(tier)), **self._unlabelled()},
             figures=figures,
             gate=report.to_json(),
             method=order.method,
@@ -181,32 +196,30 @@ class _Run:
     ) -> dict[str, float]:
         settings, watch = self._settings(tier), self._watch
         front = front_of(base, settings.blocks)
-        lessons = lessons_of(
-            division.taught,
-            base,
-            front,
-            count=settings.examples,
-            seed=settings.seed,
-            on_progress=self._between(0.0, ENCODED),
-        )
+        lessons = self._lessons(base, front, division, settings)
 
         def on_step(now: RecipeProgress) -> None:
             watch.on_step(now)
             done = ENCODED + (TAUGHT - ENCODED) * now.step / now.steps
             text = f"{tier}: step {now.step} of {now.steps}, loss {now.loss:.3f}"
-            watch.on_progress(done, f"{text}, {now.seconds_left:.0f} s left")
+            watch.on_progress(done, f"{text}, {now.seconds_left:.0f} s left{self._alarm()}")
 
+        material = self._material(base, front, division)
         with_adapter(base, settings)
         try:
+            if material is not None:
+                self._term = term_of(self._order.method, base, material, settings)
             taught = teach(
                 base,
                 lessons,
                 settings,
                 checkpoint=Checkpoint(
-                    self._folder / STATE, _fingerprint(settings, digest, division.taught)
+                    self._folder / STATE,
+                    _fingerprint(settings, digest, division.taught, self._beside),
                 ),
                 on_step=on_step,
                 should_stop=watch.should_stop,
+                term=self._term,
             )
             save_adapter(network_of(base), candidate, base_sha256=digest)
         finally:
@@ -220,6 +233,48 @@ class _Run:
             "slices": len(lessons),
         }
 
+    def _lessons(
+        self, base: SliceModel, front: Front, division: Division, settings: RecipeSettings
+    ) -> list[Lesson]:
+        """Lessons of the cases, and of what is practised beside them."""
+        between, seed = self._between(0.0, ENCODED), settings.seed
+        lessons = lessons_of(
+            division.taught, base, front, count=settings.examples, seed=seed, on_progress=between
+        )
+        if settings.replayed == 0:
+            return lessons
+        beside = replayed_cases(seed)
+        return lessons + lessons_of(
+            beside, base, front, count=settings.replayed, seed=seed, on_progress=between
+        )
+
+    def _material(self, base: SliceModel, front: Front, division: Division) -> Material | None:
+        """Slices of the images without labels; None for methods that use none."""
+        folder = self._order.unlabelled
+        if folder is None:
+            return None
+        pool, notes = pool_of(folder, division)
+        self._beside = (self._order.method, *(one.volume.uid for one in pool))
+        for note in notes:
+            self._tell(note)
+        return material_of(
+            base, front, division.taught, pool, on_progress=self._between(0.0, ENCODED)
+        )
+
+    def _alarm(self) -> str:
+        """Text for the progress where images without labels teach no longer."""
+        alarm = None if self._term is None else self._term.alarm
+        return "" if alarm is None else f"; images without labels left out: {alarm}"
+
+    def _unlabelled(self) -> dict[str, object]:
+        """Part of the card about images without labels; notes tell the user."""
+        if self._term is None:
+            return {}
+        report = self._term.report()
+        if report["alarm"]:
+            self._tell(f"Images without labels were left out in the end: {report['alarm']}.")
+        return {"unlabelled": report}
+
     def _shifted(
         self,
         base: SliceModel,
@@ -228,6 +283,9 @@ class _Run:
         labels: tuple[str, ...],
         candidate: Path,
     ) -> dict[str, float]:
+        if self._order.unlabelled is not None:
+            self._term = None  # of a tier that did not fit
+            self._tell("The tier shift learns from labels alone: images without were not used.")
         settings = ShiftSettings(seed=self._order.settings.seed)
         between = self._between(0.0, ENCODED)
         examples = examples_of(
@@ -264,21 +322,6 @@ class _Run:
             )
         return current
 
-    def _marked(self, judges: Sequence[Judge], current: AdapterVersion | None) -> list[Judge]:
-        """Make sentinels of the cases that the current version was judged by."""
-        known = set() if current is None else set(current.card.held_out)
-        return [
-            dataclasses.replace(one, sentinel=case_digest(one.case.name) in known) for one in judges
-        ]
-
-    def _sentinels(self, names: dict[int, str]) -> list[Judge]:
-        if self._order.sentinels is None:
-            return []
-        found = find_cases(self._order.sentinels)
-        by_name = {name: n for n, name in names.items()}
-        cases = finished(found, tuple(names.values()))
-        return [whole(renumbered(case, found, by_name), sentinel=True) for case in cases]
-
     def _judged(
         self,
         base: SliceModel,
@@ -290,8 +333,7 @@ class _Run:
         contenders: dict[Contender, Path | None] = {"base": None}
         if current is not None:
             contenders["current"] = current.path
-        shift = candidate / SHIFT_FILE
-        contenders["new"] = shift if shift.is_file() else candidate
+        contenders["new"] = loadable(candidate)
         marks: dict[Contender, list[Marks]] = {}
         for place, (who, path) in enumerate(contenders.items()):
             model = base if path is None else self._loaded(path)
@@ -321,12 +363,15 @@ class _Run:
         self._watch.on_progress(0.0, note)
 
 
-def _fingerprint(settings: RecipeSettings, base: str, cases: Sequence[FinishedCase]) -> str:
+def _fingerprint(
+    settings: RecipeSettings, base: str, cases: Sequence[FinishedCase], beside: tuple[str, ...]
+) -> str:
     """Digest of everything that decides a training."""
     told = {
         "settings": dataclasses.asdict(settings),
         "base": base,
         "cases": [[case.image.uid, case.labels.uid, *case.wanted] for case in cases],
+        "beside": beside,
         "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,8 @@
 """Lessons for an adapter: slices of finished cases, half encoded, and questions as at work.
 
 Owns which slices are taken, how they are looked at (as a whole and closer, by the rule of work,
-`planes.focus`; beside a neighbour of which the object is known) and what is asked: a click, a box,
+`planes.focus`; beside a neighbour of which the object is known), how they are varied (the kept work
+of the front cannot be, so that variants are encoded beside it) and what is asked: a click, a box,
 the same click looked at closer with the first answer as prior, a correction where the answer is
 wrong, a neighbour without a click. Answers before the last one are given without gradient, as in
 SAM's training (Kirillov et al. 2023, appendix A). Coordinates are (row, col) of a look.
@@ -18,7 +19,8 @@ import torch
 
 from protosam.clicks import next_click
 from protosam.errors import InvalidInput
-from protosam.intensity import auto_window
+from protosam.geometry import Volume
+from protosam.intensity import Window, auto_window
 from protosam.learn.clicks import deep_point, jittered_box, pick
 from protosam.learn.finished_cases import FinishedCase, OnProgress
 from protosam.learn.fronts import Begun, Front
@@ -39,6 +41,33 @@ SURE = 6.0
 
 MIN_PIXELS = 12
 """Smallest area of an object in a slice that is taught; less is hardly a click wide."""
+
+
+WINDOW_SHIFT = 0.15
+"""Largest shift of either end of the window in a variant, in widths of the window."""
+
+FRAME_SHIFT = 0.25
+"""Largest shift of each side of the object's rectangle in a variant, in sides: a first answer that
+a closer look follows is not the truth either."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a case is shown; as it is by default."""
+
+    mirrored: tuple[int, ...] = ()
+    """Axes of (slices, rows, columns) along which it is mirrored."""
+    window_shifts: tuple[float, float] = (0.0, 0.0)
+    """Of the window's low and high end, in its widths."""
+    frame_shift: float = 0.0
+    """Largest shift of the object's rectangle, in its sides."""
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator) -> Variant:
+        """Return a variant by chance."""
+        mirrored = tuple(axis for axis in (1, 2) if rng.random() < 0.5)
+        low, high = rng.uniform(-WINDOW_SHIFT, WINDOW_SHIFT, size=2)
+        return cls(mirrored, (float(low), float(high)), FRAME_SHIFT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +102,9 @@ def lessons_of(
 ) -> list[Lesson]:
     """Choose about `count` slices, spread evenly over cases and labels, and encode their front.
 
+    Half of them are shown as they are; the others, and all that is lacking where the cases have few
+    slices, are variants.
+
     Raises
     ------
     InvalidInput
@@ -80,27 +112,37 @@ def lessons_of(
     """
     rng = np.random.default_rng([seed, 21])
     pairs = sum(bool((case.labels.voxels == n).any()) for case in cases for n in case.wanted)
-    each = max(1, count // max(1, pairs))
+    each = max(1, count // (2 * max(1, pairs)))
     found: list[Lesson] = []
-    for number, case in enumerate(cases):
-        on_progress(number / len(cases), f"encoding part {number + 1} of {len(cases)}")
-        found += _Lecturer(case, model, front).lessons(each, rng)
-    if not found:
-        raise InvalidInput(
-            f"None of the {len(cases)} cases has an object of {MIN_PIXELS} pixels in a slice.",
-            "Check --labels and the label maps.",
-        )
-    return found
+    while len(found) < count:
+        begun = len(found)
+        for number, case in enumerate(cases):
+            done = (begun + number / len(cases) * max(begun, count - begun)) / count
+            on_progress(min(done, 1.0), f"encoding part {number + 1} of {len(cases)}")
+            variant = Variant.drawn(rng) if begun else Variant()
+            found += _Lecturer(case, model, front, variant).lessons(each, rng)
+        if len(found) == begun:
+            raise InvalidInput(
+                f"None of the {len(cases)} cases has an object of {MIN_PIXELS} pixels in a slice.",
+                "Check --labels and the label maps.",
+            )
+    return found[:count]
 
 
 class _Lecturer:
     """One case while its lessons are made."""
 
-    def __init__(self, case: FinishedCase, model: SliceModel, front: Front) -> None:
+    def __init__(
+        self, case: FinishedCase, model: SliceModel, front: Front, variant: Variant
+    ) -> None:
         self._wanted, self._model, self._front = case.wanted, model, front
+        self._variant = variant
         axis = choose_axis(PromptSet(), case.image)
-        self._planes = Planes(case.image, axis, auto_window(case.image.voxels))
-        self._labels = np.moveaxis(case.labels.voxels, axis, 0)
+        in_order = (axis, *(n for n in range(3) if n != axis))
+        flipped = tuple(in_order[n] for n in variant.mirrored)
+        image = Volume(np.flip(case.image.voxels, flipped), case.image.affine)
+        self._planes = Planes(image, axis, shifted_window(auto_window(image.voxels), variant))
+        self._labels = np.moveaxis(np.flip(case.labels.voxels, flipped), axis, 0)
 
     def lessons(self, each: int, rng: np.random.Generator) -> list[Lesson]:
         """`each` lessons of every label."""
@@ -114,7 +156,11 @@ class _Lecturer:
     def _lesson(self, label: int, index: int, rng: np.random.Generator) -> Lesson:
         planes, truth = self._planes, self._labels[index] == label
         seen = Patch(planes.whole, _known(truth)).mask_rect
-        rect = planes.whole if seen is None else focus(planes, seen, current=None)
+        if seen is None:
+            rect = planes.whole
+        else:
+            moved = moved_frame(seen, self._variant.frame_shift, rng).intersection(planes.whole)
+            rect = focus(planes, moved, current=None)
         beside = index + int(rng.choice([-1, 1]))
         followed = None
         if self._model.reads_neighbours and 0 <= beside < planes.depth:
@@ -151,11 +197,13 @@ class Asker:
         if chosen == "followed" and lesson.followed is not None:
             return self._followed(lesson, lesson.followed)
         prompts = _opening(lesson.whole.truth, rng, box=chosen == "box")
-        look, embedding = lesson.whole, self._front.finish(lesson.whole.begun)
+        look = lesson.whole
         if chosen in ("closer", "corrected") and lesson.closer is not lesson.whole:
-            found = self._answer(embedding, prompts)
+            with torch.no_grad():
+                found = self._answer(self._front.finish(look.begun), prompts)
             prompts = _moved(prompts, Patch(look.rect, found), lesson.closer.rect)
-            look, embedding = lesson.closer, self._front.finish(lesson.closer.begun)
+            look = lesson.closer
+        embedding = self._front.finish(look.begun)
         if chosen == "corrected":
             prompts = self._corrected(look, embedding, prompts, int(rng.integers(1, 3)))
         return self._judged(look, embedding, prompts)
@@ -216,6 +264,20 @@ def _moved(prompts: SlicePrompts, found: Patch, rect: Rect) -> SlicePrompts:
     """Ask what was asked in the whole slice again in a rectangle, with its answer as prior."""
     points = prompts.points_rc - np.array([rect.top, rect.left])
     return SlicePrompts(points, prompts.positive, None, found.on(rect))
+
+
+def moved_frame(seen: Rect, share: float, rng: np.random.Generator) -> Rect:
+    """Move each side of a rectangle by up to a share of its length, outwards more than inwards."""
+    rows, columns = seen.shape
+    by = rng.uniform(-share, 2 * share, size=4) * (rows, rows, columns, columns)
+    top, bottom, left, right = (round(float(v)) for v in by)
+    return Rect(seen.top - top, seen.bottom + bottom, seen.left - left, seen.right + right)
+
+
+def shifted_window(window: Window, variant: Variant) -> Window:
+    """Window that a variant is shown at."""
+    low, high = ((window.high - window.low) * shift for shift in variant.window_shifts)
+    return Window(window.low + low, window.high + high)
 
 
 def _known(truth: BoolArray) -> Float32Array:

@@ -1,8 +1,8 @@
 """The recipe by which a model learns from a few corrected cases, top to bottom.
 
-Owns the tiers ``decoder`` (LoRA in the last blocks, over kept features of the frozen ones; minutes
-on a CPU) and ``full`` (LoRA in all blocks). The loss is that of the mask decoder's answers, so
-gradients come through the decoder, whose weights stay as they are, as all of the base's do. What is
+Owns the tiers ``decoder`` (LoRA in the mask decoder and the encoder's last blocks, over kept
+features of the frozen ones; minutes on a CPU) and ``full`` (in the decoder and all blocks). In the
+encoder's attention alone LoRA changes next to nothing. The base's weights stay as they are. What is
 kept is the moving average of the adapter, and of nothing else. Every draw is a function of seed
 and step: a run that was stopped and goes on takes the same steps. The third tier, ``shift``, is
 `learn.shift`. Speaks no coordinates.
@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from protosam.learn.fronts import front_of
 from protosam.learn.lessons import Asker, Lesson
 from protosam.learn.pupils import pupil_of
 from protosam.models.lora import inject_lora, lora_parameters, unload_lora
+from protosam.models.lora_places import Part
 from protosam.models.predictor import SamSliceModel
 from protosam.models.slice_model import SliceModel
 from protosam.models.tiny_predictor import TinySliceModel
@@ -50,6 +51,8 @@ class RecipeSettings:
     tier: Tier = "decoder"
     rear_blocks: int = 3
     """Blocks that learn in the tier ``decoder``."""
+    parts: tuple[Part, ...] = ("attention", "mlp", "neck", "decoder")
+    """Where adapters go; the encoder's blocks are chosen by the tier."""
     rank: int = 8
     """Of the adapters."""
     alpha: float = 16.0
@@ -66,8 +69,10 @@ class RecipeSettings:
     """Largest norm of the gradient."""
     average: float = 0.95
     """Decay of the moving average of the adapter, which is what is kept."""
-    examples: int = 96
-    """Slices that are learnt from, over all cases and labels."""
+    examples: int = 192
+    """Slices that are learnt from, over all cases and labels; half of them or more are variants."""
+    replayed: int = 32
+    """Slices of procedural shapes that are practised on beside them; 0 = none."""
     checkpoint_every: int = 20
     """Steps between checkpoints."""
     seed: int = 0
@@ -75,10 +80,10 @@ class RecipeSettings:
 
     def __post_init__(self) -> None:
         counts = (self.rear_blocks, self.rank, self.steps, self.batch, self.examples)
-        if min(*counts, self.checkpoint_every) < 1 or self.seed < 0:
+        if min(*counts, self.checkpoint_every) < 1 or min(self.seed, self.replayed) < 0:
             raise InvalidInput(
                 f"An adapter cannot be taught with these settings: {self}.",
-                "Counts are 1 or more, the seed 0 or more.",
+                "Counts are 1 or more, the seed and what is replayed 0 or more.",
             )
         rates = (self.alpha, self.learning_rate, self.clip_norm)
         if not all(math.isfinite(r) and r > 0 for r in rates) or self.weight_decay < 0:
@@ -134,12 +139,36 @@ class Taught:
 OnStep = Callable[[RecipeProgress], None]
 
 
+class UnlabelledTerm(Protocol):
+    """What a run learns from images without labels, beside its lessons."""
+
+    def loss(self, step: int, average: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Weighted loss of a step; None where nothing teaches.
+
+        Parameters
+        ----------
+        step : int
+            From 0.
+        average : sequence of tensors
+            Moving average of the adapter, in the order of `lora_parameters`: the teacher.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next steps depend on, for a checkpoint."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        ...
+
+
 def choose_tier(device: torch.device) -> Tier:
     """Tier that a machine can afford: the whole encoder on a GPU, its last blocks on a CPU."""
     return "full" if device.type == "cuda" else "decoder"
 
 
-def teach(
+def teach(  # noqa: PLR0913 - five of them are what a run is; the term is not in every run
     model: SliceModel,
     lessons: Sequence[Lesson],
     settings: RecipeSettings,
@@ -147,6 +176,7 @@ def teach(
     checkpoint: Checkpoint,
     on_step: OnStep,
     should_stop: Callable[[], bool],
+    term: UnlabelledTerm | None = None,
 ) -> Taught:
     """Put an adapter into a model's encoder and teach it.
 
@@ -162,6 +192,8 @@ def teach(
     on_step : (RecipeProgress) -> None
     should_stop : () -> bool
         Asked before every step.
+    term : UnlabelledTerm, optional
+        What is learnt beside the lessons.
 
     Raises
     ------
@@ -174,7 +206,7 @@ def teach(
     """
     if not lessons:
         raise InvalidInput("There is no lesson to learn from.", "Give cases with an object.")
-    student = _Student(model, settings, checkpoint)
+    student = _Student(model, settings, checkpoint, term)
     student.restore()
     begun, first = time.monotonic(), student.step
     while student.step < settings.steps:
@@ -208,7 +240,9 @@ def with_adapter(model: SliceModel, settings: RecipeSettings) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network.requires_grad_(False)
-        inject_lora(network, rank=settings.rank, alpha=settings.alpha, blocks=rear)
+        inject_lora(
+            network, rank=settings.rank, alpha=settings.alpha, blocks=rear, parts=settings.parts
+        )
     network.to(model.device)
 
 
@@ -237,8 +271,14 @@ def network_of(model: SliceModel) -> torch.nn.Module:
 class _Student:
     """An adapter, its moving average and its optimiser."""
 
-    def __init__(self, model: SliceModel, settings: RecipeSettings, checkpoint: Checkpoint) -> None:
-        self._settings, self._checkpoint = settings, checkpoint
+    def __init__(
+        self,
+        model: SliceModel,
+        settings: RecipeSettings,
+        checkpoint: Checkpoint,
+        term: UnlabelledTerm | None,
+    ) -> None:
+        self._settings, self._checkpoint, self._term = settings, checkpoint, term
         self._parameters = lora_parameters(network_of(model))
         if not self._parameters:
             raise InvalidInput("The model has no adapter to teach.", "Call with_adapter first.")
@@ -274,6 +314,8 @@ class _Student:
                 average.copy_(value)
         self._optimiser.load_state_dict(state["optimiser"])
         self.step, self.losses = int(state["step"]), list(state["losses"])
+        if self._term is not None:
+            self._term.restore(state["term"])
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -285,6 +327,7 @@ class _Student:
             "adapter": [p.detach().cpu() for p in self._parameters],
             "average": [a.cpu() for a in self._average],
             "optimiser": self._optimiser.state_dict(),
+            "term": None if self._term is None else self._term.state(),
         }
         with atomic_path(self._checkpoint.file) as temporary:
             torch.save(state, temporary)
@@ -299,6 +342,7 @@ class _Student:
             loss = self._asker.loss(lessons[int(rng.integers(len(lessons)))], rng)
             (loss / settings.batch).backward()  # type: ignore[no-untyped-call]
             total += loss.item() / settings.batch
+        total += self._learn_unlabelled()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm)
         if not (math.isfinite(total) and bool(torch.isfinite(norm))):
             raise _lost(self.step, total)
@@ -309,6 +353,13 @@ class _Student:
         self.losses.append(total)
         self._update_average()
         return total
+
+    def _learn_unlabelled(self) -> float:
+        loss = None if self._term is None else self._term.loss(self.step, self._average)
+        if loss is None:
+            return 0.0
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 from protosam import __version__
 from protosam.errors import StorageFailure, WeightsRefused
+from protosam.models.adapter_folder import followed
 from protosam.models.weights import make_folder, user_folder
 from protosam.storage import atomic_path
 
@@ -113,20 +114,34 @@ def names_folder() -> Path:
     return user_folder().parent / "adapters"
 
 
-def find_add_on(given: Path, kinds: Sequence[Kind] = get_args(Kind)) -> Path:
+def find_add_on(
+    given: Path, kinds: Sequence[Kind] = get_args(Kind), *, folder: Path | None = None
+) -> Path:
     """File or folder that a name or path means; `given` itself where nothing else is found.
+
+    The folder of a named adapter means its version in use, see `adapter_folder.followed`.
 
     Parameters
     ----------
     given : Path
-        What exists is taken as it is. A bare name is looked up in `names_folder`, as it stands
+        What exists is taken as it is. A bare name is looked up in the folder, as it stands
         and with the ending of each kind.
     kinds : sequence of {"shift", "auto"}
+    folder : Path, optional
+        Where names are looked up before anything else; else in `names_folder`, last.
+
+    Raises
+    ------
+    InvalidInput
+        When a named adapter has no version in use.
+    UnreadableFile
+        When the file that says which one is in use is damaged.
     """
-    if given.exists() or given.name != str(given):
-        return given
-    candidates = [names_folder() / f"{given}{ending}" for ending in ("", *(f".{k}" for k in kinds))]
-    return next((path for path in candidates if path.exists()), given)
+    is_name = given.name == str(given)
+    places = [names_folder() if folder is None else folder] if is_name else []
+    named = [place / f"{given}{end}" for place in places for end in ("", *(f".{k}" for k in kinds))]
+    candidates = [given, *named] if folder is None else [*named, given]
+    return followed(next((path for path in candidates if path.exists()), given))
 
 
 def place_for(given: Path, kind: Kind) -> Path:

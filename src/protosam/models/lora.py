@@ -1,13 +1,13 @@
-"""Low-rank adapters (LoRA) on an image encoder, through peft.
+"""Low-rank adapters (LoRA) on an image encoder and a mask decoder, through peft.
 
-The only module that knows LoRA. Owns where adapters go: into the attention's ``qkv`` and
-``proj`` of the image encoder's blocks and nowhere else. Plain names such as ``proj`` would also
-hit ``patch_embed.proj``, a convolution, so the target is a pattern over whole names. Knows
-nothing of training loops or images. Speaks no coordinates.
+The only module that knows LoRA; where adapters may go is `lora_places`'. Knows nothing of training
+loops or images. Speaks no coordinates.
 
 Files are peft's own (``adapter_config.json``, ``adapter_model.safetensors``), so peft loads
-them and plain LoRA adapters made by peft load here. Importing this module imports peft and with
-it transformers, 3 s on an AMD EPYC; import it only when an adapter is asked for.
+them and plain LoRA adapters made by peft load here. At work an adapter is added to the weights:
+the decoders' fast forms (`two_way`, `sam_decoder`) read weights past peft's layers. Importing this
+module imports peft and with it transformers, 3 s on an AMD EPYC; import it only when an adapter is
+asked for.
 
 Source of the method: Hu et al. 2021, arXiv 2106.09685, equation 3.
 """
@@ -33,6 +33,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from protosam.errors import InvalidInput, StorageFailure, WeightsRefused
+from protosam.models.lora_places import Part, part_of, takes_lora, targets
 from protosam.models.tensors import read_tensors
 from protosam.models.weights import file_digest, make_folder
 
@@ -45,7 +46,6 @@ BASE_DIGEST_KEY = "base_sha256"
 
 _ADAPTER = "default"
 _PEFT_PREFIX = "base_model.model."
-_TARGET = re.compile(r"image_encoder\.(?:.+\.)?blocks\.(\d+)\.attn\.(?:qkv|proj)")
 _USED_SETTINGS = {"r", "lora_alpha", "lora_dropout", "use_rslora"}
 # What says who made the adapter and for what, or is replaced by the names of its tensors.
 _IGNORED_SETTINGS = {
@@ -70,8 +70,9 @@ def inject_lora(
     alpha: float,
     dropout: float = 0.0,
     blocks: Sequence[int] | None = None,
+    parts: Sequence[Part] = ("attention",),
 ) -> Network:
-    """Put untrained adapters into the attention of an image encoder.
+    """Put untrained adapters into an image encoder and, if wanted, a mask decoder.
 
     They change nothing until they are trained, because the second factor starts at zero.
 
@@ -88,6 +89,8 @@ def inject_lora(
         Probability with which an input of the adapter is dropped in training.
     blocks : sequence of int, optional
         Numbers of the blocks; all if None.
+    parts : sequence of {"attention", "mlp", "neck", "decoder"}, optional
+        What is adapted; `blocks` chooses among the first two.
 
     Returns
     -------
@@ -99,32 +102,22 @@ def inject_lora(
     InvalidInput
         When a setting is out of range, a block does not exist, or the network has an adapter.
     """
-    if rank < 0 or alpha <= 0 or not 0 <= dropout < 1:
+    if rank < 0 or alpha <= 0 or not 0 <= dropout < 1 or not parts:
         raise InvalidInput(
-            f"LoRA was asked for with rank {rank}, alpha {alpha} and dropout {dropout}; wanted "
-            "are a rank of 0 or more, a positive alpha and a dropout from 0 to below 1."
+            f"LoRA was asked for with rank {rank}, alpha {alpha}, dropout {dropout} in "
+            f"{', '.join(parts) or 'no part'}; wanted are a rank of 0 or more, a positive alpha, a "
+            "dropout from 0 to below 1 and a part at least."
         )
     if rank == 0:
         return network
-    chosen = None if blocks is None else set(blocks)
-    targets, found = [], set()
-    for name, _ in network.named_modules():
-        if (match := _TARGET.fullmatch(name)) and (chosen is None or int(match[1]) in chosen):
-            targets.append(name)
-            found.add(int(match[1]))
-    if not targets or (chosen is not None and found != chosen):
-        raise InvalidInput(
-            f"LoRA was asked for in blocks {'all' if chosen is None else sorted(chosen)}; "
-            f"the network's image encoder offers {sorted(found) or 'none'} of these."
-        )
-    numbers = "|".join(map(str, sorted(found)))
-    pattern = rf"image_encoder\.(?:.+\.)?blocks\.(?:{numbers})\.attn\.(?:qkv|proj)"
+    _refuse_second(network)
+    names = targets(network, blocks, parts)
     config = LoraConfig(
         r=rank,
         # peft annotates int, computes with any number, and stores what it is given.
         lora_alpha=alpha,  # type: ignore[arg-type]
         lora_dropout=dropout,
-        target_modules=pattern,
+        target_modules="|".join(map(re.escape, names)),
     )
     return _inject(network, config)
 
@@ -246,7 +239,7 @@ def load_adapter(
     base_sha256 : str
         Digest of the base's weights.
     trainable : bool
-        Whether the adapters go on learning.
+        Whether the adapters stay apart and go on learning; else they are added to the weights.
 
     Returns
     -------
@@ -257,10 +250,11 @@ def load_adapter(
     ------
     WeightsRefused
         When the files are missing or damaged, the adapter was made for other weights, reaches
-        beyond the attention of the image encoder, uses more than plain LoRA, or does not fit.
+        beyond every `Part`, uses more than plain LoRA, or does not fit.
     InvalidInput
         When the network has an adapter.
     """
+    _refuse_second(network)
     settings = _read_settings(folder)
     file = read_tensors(folder / TENSORS_FILE)
     made_for = file.metadata.get(BASE_DIGEST_KEY)
@@ -288,9 +282,9 @@ def load_adapter(
             f"{len(result.unexpected_keys)} unknown ({[*absent, *result.unexpected_keys][0]}).",
             "Load it on the model it was made for.",
         )
-    network.requires_grad_(False)
-    if trainable:
-        mark_only_lora_trainable(network)
+    if not trainable:
+        return merge_lora(network).requires_grad_(False)
+    mark_only_lora_trainable(network)
     return network
 
 
@@ -307,13 +301,16 @@ def adapter_digest(folder: Path) -> str:
 
 
 def _inject(network: Network, config: LoraConfig) -> Network:
+    mode = network.training
+    inject_adapter_in_model(config, network, adapter_name=_ADAPTER)
+    return network.train(mode)
+
+
+def _refuse_second(network: nn.Module) -> None:
     if lora_parameters(network):
         raise InvalidInput(
             "This network has an adapter already.", "Unload it before another one is put in."
         )
-    mode = network.training
-    inject_adapter_in_model(config, network, adapter_name=_ADAPTER)
-    return network.train(mode)
 
 
 def _lora_layers(network: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -362,13 +359,13 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 def _targets_of(tensors: dict[str, torch.Tensor], network: nn.Module, folder: Path) -> list[str]:
     """Names of the layers that an adapter changes; its tensors say so, not its pattern."""
     names = {name.removeprefix(_PEFT_PREFIX).partition(".lora_")[0] for name in tensors}
-    known = {name for name, _ in network.named_modules()}
+    known = {name for name, module in network.named_modules() if takes_lora(module)}
     for name in sorted(names):
-        if not _TARGET.fullmatch(name):
+        if part_of(name) is None:
             raise WeightsRefused(
-                f"The adapter {folder} changes {name}; allowed are qkv and proj of the "
-                "attention in the image encoder's blocks.",
-                "Train it with the pattern that this package uses.",
+                f"The adapter {folder} changes {name}; allowed are the image encoder's blocks and "
+                "neck, and the mask decoder.",
+                "Train it with the patterns that this package uses.",
             )
         if name not in known:
             raise WeightsRefused(

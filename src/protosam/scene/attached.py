@@ -11,11 +11,14 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from protosam.extents import PointKJI
 from protosam.scene.desk import Desk
 from protosam.scene.editing import Editing, Place
+from protosam.scene.examples import Examples
 from protosam.scene.grids import Node
+from protosam.scene.reviewing import Reviewing
 from protosam.scene.selection import Selection, look
 from protosam.scene.sessions import Session
 from protosam.scene.settings import Settings
@@ -52,6 +55,10 @@ class Attached:
         self._desk = Desk(client, model_path, adapter_path)
         self._messages: list[Message] = []
         self._editing = Editing(mrml, self._desk, self._place, self._messages.append, translate)
+        self._examples = Examples(
+            self._editing, self._desk, self._place, self._messages.append, translate
+        )
+        self._reviewing = Reviewing(self._editing, self._place, self._examples)
         self._bad_parameters: tuple[str, ...] = ()
         self._slip = ""
         self.status = Status()
@@ -63,6 +70,7 @@ class Attached:
 
     def detach(self) -> None:
         """Give up what runs and let go of the scene; prompts stay on their segments."""
+        self._examples.cancel()
         self._editing.give_up_all()
         self._place.editor_node = self._place.writer = None
         self._place.selection = Selection("detached")
@@ -125,6 +133,7 @@ class Attached:
             self._editing.prompts_changed = True
         self._drop_missing_volumes()
         self._editing.session()
+        self._examples.follow()
         self._editing.follow_previews()
 
     def _read_settings(self) -> None:
@@ -177,6 +186,7 @@ class Attached:
         changed, self._editing.prompts_changed = self._editing.prompts_changed, False
         session = self._editing.session()
         now = status_of(self._place, self._desk, session, self._slip, self._translate)
+        now = replace(now, examples=self._reviewing.status())
         if now != self.status:
             self.status = now
             self._listener.status_changed(now)

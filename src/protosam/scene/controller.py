@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from protosam.prompts import Box, Point
-from protosam.scene.clicking import Clicking
 from protosam.scene.desk import view_window
 from protosam.scene.glyphs import Glyph, box_with_corner, glyphs_in, nearest_glyph
 from protosam.scene.grids import Node
+from protosam.scene.proposing import Proposing
 from protosam.scene.slice_views import ViewPlane, is_light_box, xy_to_ras
 
 
-class Controller(Clicking):
+class Controller(Proposing):
     """Prompts, worker and scene of one segment editor.
 
     Parameters
@@ -143,6 +143,7 @@ class Controller(Clicking):
         if session is None or session.wanted.is_empty:
             return False
         self._editing.seal(session)
+        self._reviewing.accept(self._place.selection.segment_id)  # to keep is to accept
         self._publish()
         return True
 

@@ -23,7 +23,22 @@ from protosam.prompts import PromptSet
 from protosam.scene.settings import Settings
 from protosam.scene.source import Source
 from protosam.wire.client import WorkerClient
-from protosam.wire.messages import Partial, Predict, Prewarm, Progress, Result, StatsReport
+from protosam.wire.messages import (
+    ApplyExample,
+    ExampleApplied,
+    ExampleMade,
+    MakeExample,
+    Partial,
+    Predict,
+    Prewarm,
+    Progress,
+    Proposed,
+    ProposedSlices,
+    Result,
+    SegmentClicks,
+    StatsReport,
+    TaughtSegment,
+)
 from protosam.wire.pending import Pending
 
 PREWARM_SLICES = 8
@@ -56,6 +71,24 @@ class Question:
     """Number of the request for this target."""
     settled: tuple[str, ...] = ()
     """Ids of the prompts whose answer is shown already."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleWish:
+    """What examples are asked for."""
+
+    source: Source
+    """The volume."""
+    contents: tuple[bytes, ...]
+    """Contents of `.psexample` files."""
+    clicks: tuple[SegmentClicks, ...]
+    """What the user has clicked already."""
+    settings: Settings
+    """Model and adapter."""
+    target: str
+    """Name of the asking controller on the wire."""
+    generation: int
+    """Number of the request for this target."""
 
 
 class Desk:
@@ -120,6 +153,45 @@ class Desk:
             settled=question.settled,
         )
         return self.client.predict(request, on_done, on_progress, on_partial)
+
+    def make_example(
+        self,
+        source: Source,
+        segments: tuple[TaughtSegment, ...],
+        settings: Settings,
+        on_done: Callable[[Pending[ExampleMade]], object],
+        on_progress: Callable[[Progress], object],
+    ) -> Pending[ExampleMade]:
+        """Have finished segments of a volume learnt."""
+        self.open(source)
+        request = MakeExample(
+            source.volume.uid,
+            segments,
+            model=self._model(settings),
+            adapter=self._adapter(settings),
+        )
+        return self.client.make_example(request, on_done, on_progress)
+
+    def apply_examples(
+        self,
+        wish: ExampleWish,
+        on_done: Callable[[Pending[ExampleApplied]], object],
+        on_progress: Callable[[Progress], object],
+        on_proposed: Callable[[ProposedSlices | Proposed], object],
+    ) -> Pending[ExampleApplied]:
+        """Have the segments of examples proposed in a volume, slice by slice."""
+        self.open(wish.source)
+        request = ApplyExample(
+            wish.source.volume.uid,
+            wish.contents,
+            clicks=wish.clicks,
+            target=wish.target,
+            generation=wish.generation,
+            model=self._model(wish.settings),
+            adapter=self._adapter(wish.settings),
+            partial=True,
+        )
+        return self.client.apply_example(request, on_done, on_progress, on_proposed)
 
     def prewarm(
         self,

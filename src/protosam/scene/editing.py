@@ -16,24 +16,20 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy as np
 
 from protosam.errors import Cancelled, InvalidInput, ProtoSAMError
-from protosam.extents import BoolArray, Extent
 from protosam.intensity import Window
 from protosam.prompts import PromptSet
 from protosam.scene.desk import Desk, Question, window_of
-from protosam.scene.grids import GridMap, Node, ReferenceGrid, reference_grid
+from protosam.scene.drawing import drawing, grid_map, hint_of, on_grid
+from protosam.scene.grids import GridMap, Node, reference_grid
 from protosam.scene.layers import Layers
 from protosam.scene.masking import Masks
-from protosam.scene.preview import Preview, slabs
+from protosam.scene.preview import Preview
 from protosam.scene.records import PROMPTS_TAG, Origin, Patch, Record, set_tags, tag_of
 from protosam.scene.selection import Selection
 from protosam.scene.sessions import Job, Session, new_revision, restored, says_where
 from protosam.scene.settings import Settings
-from protosam.scene.source import Source
 from protosam.scene.status import TEXTS, Message
 from protosam.scene.writing import Canvas, Writer
 from protosam.wire.messages import Partial, Progress, Result
@@ -91,11 +87,20 @@ class Editing:
 
     def session(self) -> Session | None:
         """Session of the selected segment, in step with its tag; None if there is no segment."""
-        selection = self._place.selection
-        key, segment = selection.key, selection.segment
-        if key is None or segment is None:
+        return self.session_of(self._place.selection.segment_id)
+
+    def session_of(self, segment_id: str) -> Session | None:
+        """Session of a segment of the selected segmentation; None if there is no such segment."""
+        node = self._place.selection.segmentation_node
+        segment = None
+        if node is not None and segment_id:
+            segment = node.GetSegmentation().GetSegment(segment_id)
+        if segment is None:
             return None
-        session = self._sessions.setdefault(key, Session())
+        key = (str(node.GetID()), segment_id)
+        if key not in self._sessions:
+            self._sessions[key] = Session()
+        session = self._sessions[key]
         if self.is_writing:
             return session
         try:
@@ -107,17 +112,18 @@ class Editing:
         self.prompts_changed |= changed
         return session
 
-    def read_loaded(self, session: Session) -> None:
+    def read_loaded(self, session: Session, segment_id: str = "") -> None:
         """Find out how much of a loaded segment is ours; not to be done from within an event.
 
         While an undo is going on, events come when a segment has its tags already and its voxels
-        not yet.
+        not yet. No id means the selected segment.
         """
         selection, tag = self._place.selection, session.loaded
-        if tag is None or selection.volume_node is None or selection.segment is None:
+        segment_id = segment_id or selection.segment_id
+        if tag is None or selection.volume_node is None or not segment_id:
             return
-        layers = self._layers(selection)
-        box, mask = layers.whole(selection.segment_id)
+        layers = self.layers(selection)
+        box, mask = layers.whole(segment_id)
         session.read(restored(tag, layers.grid.digest, Patch.of(mask, box)))
         if session.record.ours.is_empty and tag.voxels != 0 and not tag.prompts.is_empty:
             session.hint = "not_ours"
@@ -133,8 +139,8 @@ class Editing:
             if node_id != keep_segmentation and session.take_back():
                 self.prompts_changed = True
 
-    def ask(self, session: Session) -> None:
-        """Have the mask follow the prompts that are wanted now."""
+    def ask(self, session: Session, *, joins: bool = False) -> None:
+        """Have the mask follow the prompts that are wanted now; `joins` as in `Job`."""
         source, settings = self._place.selection.source, self._place.settings
         key = self._place.selection.key
         if source is None or key is None:
@@ -142,13 +148,13 @@ class Editing:
         session.give_up()
         self.read_loaded(session)
         self.prompts_changed = True
-        job = Job(source, session.start, session.wanted, settings.adapter)
+        job = Job(source, session.start, session.wanted, settings.adapter, joins=joins)
         if not says_where(session.wanted):
-            self._write(key, session, job, None)
+            self.write(key, session, job, None)
             session.hint = "first_click" if session.wanted.is_empty else "needs_object"
             return
         if session.record.revision == "" and not session.start.alone:
-            is_empty = self._layers(self._place.selection).count(key[1]) == 0
+            is_empty = self.layers(self._place.selection).count(key[1]) == 0
             job.start = session.start = replace(session.start, alone=is_empty)
         session.job, session.hint = job, "working"
         question = Question(
@@ -175,7 +181,7 @@ class Editing:
         session.wanted, session.start = PromptSet(), session.record
         if key is not None and source is not None and session.record.revision:
             start = replace(session.record, barred=Patch())
-            self._write(key, session, Job(source, start, PromptSet()), None)
+            self.write(key, session, Job(source, start, PromptSet()), None)
         session.hint = "first_click"
         self.prompts_changed = True
 
@@ -186,7 +192,7 @@ class Editing:
         session.take_back()
         session.seal()
         if key is not None and writer is not None and session.record.revision:
-            with self._writing():
+            with self.writing():
                 writer.save_state()
                 self._note(key, session, replace(session.start, barred=Patch()), None)
         session.hint = "sealed"
@@ -213,24 +219,25 @@ class Editing:
         """Show some slices of an answer; the segment stays as it is."""
         if session.job is not job:
             return
-        if not self._is_wanted(key, job):
+        if not self.is_wanted(key, job):
             job.withdraw()
             return
-        with self._writing():
+        with self.writing():
             try:
                 if job.preview is None:
-                    job.preview = self._preview(key[1], job)
+                    job.preview = self.preview(key[1], job)
                 job.preview.show(partial)
             except InvalidInput as error:
                 # The answer goes on; what is wrong with the scene is told when that is written.
                 _LOG.warning("No preview: %s", error)
                 job.withdraw()
 
-    def _preview(self, segment_id: str, job: Job) -> Preview:
-        layers = self._layers(self._place.selection)
-        grids = _grid_map(job.source, layers.grid)
+    def preview(self, segment_id: str, job: Job) -> Preview:
+        """Make a drawing for the answer of a job."""
+        layers = self.layers(self._place.selection)
+        grids = grid_map(job.source, layers.grid)
         masks = self._masks(segment_id, job, layers, grids)
-        start = _on_grid(job.start, layers.grid)
+        start = on_grid(job.start, layers.grid)
         return Preview(masks, grids, job.source.volume.shape_kji, start)
 
     def _answered(self, key: Key, session: Session, job: Job, pending: Pending[Result]) -> None:
@@ -242,10 +249,10 @@ class Editing:
         if pending.error is not None:
             self._failed(session, pending.error)
             return
-        if not self._is_wanted(key, job):
+        if not self.is_wanted(key, job):
             session.take_back()
             return
-        self._write(key, session, job, pending.result())
+        self.write(key, session, job, pending.result())
 
     def _failed(self, session: Session, error: ProtoSAMError) -> None:
         session.hint = "failed"
@@ -260,7 +267,7 @@ class Editing:
         text = first.removesuffix(" Its last lines were:")
         self._tell(Message("error", text, error.next_step, details.strip()))
 
-    def _is_wanted(self, key: Key, job: Job) -> bool:
+    def is_wanted(self, key: Key, job: Job) -> bool:
         """Whether volume, segmentation and segment of a job are still there and selected."""
         selection = self._place.selection
         node = selection.segmentation_node
@@ -270,8 +277,8 @@ class Editing:
         same_node = node.GetID() == key[0] and node.GetScene() is not None
         return same_volume and same_node and node.GetSegmentation().GetSegment(key[1]) is not None
 
-    def _write(self, key: Key, session: Session, job: Job, result: Result | None) -> None:
-        """Bring an answer into the segment; None = an empty one that needs no worker."""
+    def write(self, key: Key, session: Session, job: Job, result: Result | None) -> None:
+        """Bring an answer into a segment; None = an empty one that needs no worker."""
         node = self._place.selection.segmentation_node
         if node is None:
             return
@@ -287,16 +294,20 @@ class Editing:
         writer = self._place.writer
         if writer is None:
             return
-        with self._writing():
-            layers = self._layers(self._place.selection)
-            grids = _grid_map(job.source, layers.grid)
+        with self.writing():
+            layers = self.layers(self._place.selection)
+            grids = grid_map(job.source, layers.grid)
             canvas = Canvas(self._masks(key[1], job, layers, grids), writer)
             if not canvas.is_safe:
                 self._not_written(session)
                 return
-            start = _on_grid(job.start, layers.grid)
-            drawn, stays = _drawing(job, start, grids, result)
-            writer.save_state()
+            start = on_grid(job.start, layers.grid)
+            drawn, stays = drawing(job, start, grids, result)
+            if job.spared and not drawn.is_empty:
+                free = drawn.mask() & ~layers.union(job.spared, drawn.extent)
+                drawn = Patch.of(free, drawn.extent)
+            if not job.joins:
+                writer.save_state()
             if start.alone and start.ours.is_empty and not start.prompts.ids:
                 layers.part(key[1])
             record = replace(
@@ -306,16 +317,16 @@ class Editing:
                 reference_grid=layers.grid.digest,
             )
             self._note(key, session, record, result, job.adapter)
-            session.hint = _hint(record, drawn)
+            session.hint = hint_of(record, drawn)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
         """Take no notice of the scene: what it says now is half written."""
-        self.is_writing = True
+        before, self.is_writing = self.is_writing, True
         try:
             yield
         finally:
-            self.is_writing = False
+            self.is_writing = before
 
     def _not_written(self, session: Session) -> None:
         session.hint = "failed"
@@ -343,49 +354,7 @@ class Editing:
         session.written(record, tag_of(segment, PROMPTS_TAG))
         session.last = result
 
-    def _layers(self, selection: Selection) -> Layers:
+    def layers(self, selection: Selection) -> Layers:
+        """Label maps of what is selected; there must be a segmentation and a volume."""
         node = selection.segmentation_node
         return Layers(self._mrml, node, reference_grid(self._mrml, node, selection.volume_node))
-
-
-def _on_grid(record: Record, grid: ReferenceGrid) -> Record:
-    """Record for this reference grid; of another one only the prompts are worth anything."""
-    if record.reference_grid in ("", grid.digest):
-        return record
-    return Record(record.prompts, record.revision, record.source_grid)
-
-
-def _grid_map(source: Source, grid: ReferenceGrid) -> GridMap:
-    return GridMap(source.to_world, source.volume.shape_kji, grid.to_world, grid.shape_kji)
-
-
-def _drawing(job: Job, start: Record, grids: GridMap, result: Result | None) -> tuple[Patch, Patch]:
-    """Put an answer on the reference grid; tell it from the sealed part that it leaves alone."""
-    drawn = Patch()
-    if result is not None and result.extent is not None:
-        box = grids.extent(result.extent)
-        if grids.is_identity and box == result.extent:
-            drawn = Patch(box, result.bits)
-        else:
-            drawn = Patch.of(grids.sample(result.mask(), result.extent, box), box)
-    if result is None or job.prompts.scope == "volume" or start.sealed.is_empty:
-        return drawn, start.sealed
-    box, stays = start.sealed.extent, start.sealed.mask()
-    for slab in _answered_slices(job.prompts, result.axis, job.source):
-        everything: BoolArray = np.broadcast_to(np.True_, slab.shape_kji)
-        stays &= ~grids.sample(everything, slab, box)
-    return drawn, Patch.of(stays, box)
-
-
-def _answered_slices(prompts: PromptSet, axis: int, source: Source) -> list[Extent]:
-    """Slices of the volume that hold prompts."""
-    places: list[Any] = [point.point_kji for point in prompts.points]
-    places += [box.low_kji for box in prompts.boxes]
-    indices = sorted({int(np.floor(place[axis] + 0.5)) for place in places})
-    return slabs(indices, axis, Extent.of_shape(source.volume.shape_kji))
-
-
-def _hint(record: Record, drawn: Patch) -> str:
-    if drawn.is_empty:
-        return "empty_answer"
-    return "masked" if record.ours.is_empty else "refine"

@@ -18,6 +18,9 @@ from protosam.scene.records import tag_of
 from protosam.scene.source import Source, Sources
 
 STATUS_TAG = "Segmentation.Status"
+
+BLOCKING = ("detached", "no_volume", "bad_volume", "no_segmentation", "bad_segmentation")
+"""Problems of the volume or the segmentation, and not only of the selected segment."""
 """Slicer's tag with the state of a segment."""
 
 

@@ -49,6 +49,10 @@ class Job:
     """What is being done."""
     preview: Preview | None = None
     """What is shown of the answer already."""
+    joins: bool = False
+    """Whether its change belongs to the last undo state, with what was written before."""
+    spared: tuple[str, ...] = ()
+    """Segments whose voxels the answer leaves alone, whatever may be overwritten."""
 
     def withdraw(self) -> None:
         """Show nothing ahead of the answer any more."""

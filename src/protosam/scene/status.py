@@ -9,8 +9,10 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
+
+from protosam.scene.review import ExamplesStatus
 
 Level: TypeAlias = Literal["info", "warning", "error"]
 
@@ -51,6 +53,11 @@ TEXTS: dict[str, str] = {
         "is set."
     ),
     "select_again": "Select the segment again and press Update.",
+    "nothing_finished": "There is no finished segment to learn from.",
+    "finish_first": "Show a segment with a mask; accept or reject proposals first.",
+    "proposed": "Proposed: {names}.",
+    "review_next": "Look at the doubtful slices; then accept, correct by clicks, or reject.",
+    "gone_on": "{name}: not proposed, because the segment was changed meanwhile.",
     "bad_window": (
         "The window's upper value must be above its lower one; it is chosen automatically."
     ),
@@ -134,6 +141,8 @@ class Status:
     """How long it took the worker."""
     clean_up: str = ""
     """What the clean-up has changed in it, in words; empty = nothing."""
+    examples: ExamplesStatus = field(default_factory=ExamplesStatus)
+    """What goes on with examples, and what there is to review."""
 
 
 class Listener(Protocol):

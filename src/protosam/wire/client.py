@@ -9,6 +9,8 @@ Rules
 * The worker is started by the first request, and again by the first one after its death. A death
   fails everything that was pending, once. Requests are not repeated by themselves, but volumes
   are sent again when a request needs them.
+* A worker that listens elsewhere is connected to instead of started, and everything else is the
+  same; a lost connection is a death.
 * A worker that ends three times in a row before it was ready is not started any more until
   `restart` is called.
 * Volumes are kept by reference until `close_volume`; their voxels must not change meanwhile.
@@ -24,11 +26,14 @@ from typing import Any
 from protosam import __version__
 from protosam.geometry import Volume
 from protosam.wire import messages
+from protosam.wire.connection import ServerConnection
 from protosam.wire.exchange import Exchange
 from protosam.wire.patience import WorkerState
 from protosam.wire.pending import Pending
+from protosam.wire.process import Channel, Events, LogTail, WorkerProcess
+from protosam.wire.tls import ServerAddress, server_address
 
-__all__ = ["Pending", "WorkerClient", "WorkerState"]
+__all__ = ["Pending", "ServerAddress", "WorkerClient", "WorkerState", "server_address"]
 
 DRAIN_S = 0.01
 """How long one `drain` goes on, so that a flood of replies leaves the host its frame rate."""
@@ -36,6 +41,7 @@ DRAIN_S = 0.01
 Done = Callable[[Pending[Any]], object]
 Reported = Callable[[messages.Progress], object]
 Shown = Callable[[messages.Partial], object]
+Suggested = Callable[[messages.ProposedSlices | messages.Proposed], object]
 
 
 class WorkerClient:
@@ -47,8 +53,9 @@ class WorkerClient:
 
     Parameters
     ----------
-    command : sequence of str, optional
-        Program and arguments of the worker; None = this Python with ``-m protosam.worker``.
+    command : sequence of str or ServerAddress, optional
+        Program and arguments of the worker, or where one listens; None = this Python with
+        ``-m protosam.worker``.
     env : mapping, optional
         Environment of the worker; None = the host's own.
     log_path : Path, optional
@@ -68,14 +75,20 @@ class WorkerClient:
 
     def __init__(
         self,
-        command: Sequence[str] | None = None,
+        command: Sequence[str] | ServerAddress | None = None,
         *,
         env: Mapping[str, str] | None = None,
         log_path: Path | None = None,
         on_state: Callable[[WorkerState], object] | None = None,
     ) -> None:
-        command = command or (sys.executable, "-m", "protosam.worker")
-        self._exchange = Exchange(command, env, log_path, on_state)
+        wanted = command or (sys.executable, "-m", "protosam.worker")
+
+        def launch(events: Events, log: LogTail) -> Channel:
+            if isinstance(wanted, ServerAddress):
+                return ServerConnection(wanted, events)
+            return WorkerProcess(wanted, events, log, env)
+
+        self._exchange = Exchange(launch, log_path, on_state)
 
     def __enter__(self) -> WorkerClient:
         return self
@@ -165,6 +178,32 @@ class WorkerClient:
     ) -> Pending[messages.Prewarmed]:
         """Have slices embedded ahead of the clicks, while nothing else is asked."""
         return self._ask(request, on_done)
+
+    def make_example(
+        self,
+        request: messages.MakeExample,
+        on_done: Done | None = None,
+        on_progress: Reported | None = None,
+    ) -> Pending[messages.ExampleMade]:
+        """Have finished segments of a volume learnt; the answer holds a file's content."""
+        return self._ask(request, on_done, on_progress)
+
+    def apply_example(
+        self,
+        request: messages.ApplyExample,
+        on_done: Done | None = None,
+        on_progress: Reported | None = None,
+        on_proposed: Suggested | None = None,
+    ) -> Pending[messages.ExampleApplied]:
+        """Have the segments of examples proposed in a volume.
+
+        `on_proposed` gets each proposal as soon as it is made, and slices of those on their way if
+        the request asks for that.
+        """
+        pending = self._ask(request, on_done, on_progress)
+        if on_proposed is not None:
+            pending.on_partial(on_proposed)
+        return pending
 
     def load_model(
         self,

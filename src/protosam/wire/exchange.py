@@ -2,7 +2,7 @@
 
 Rules
 -----
-* Everything runs on the host's thread. What the threads of `WorkerProcess` find is handled in
+* Everything runs on the host's thread. What the threads of a `Channel` find is handled in
   `drain`, and callbacks are called there and nowhere else.
 * Each request is settled once. The end of a worker settles all of them; only volumes are sent
   again by themselves, when a request needs them.
@@ -16,7 +16,7 @@ import itertools
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from protosam.wire import messages
 from protosam.wire.frames import Frame, RefusedFrame, encode
 from protosam.wire.patience import Patience, WorkerState, died
 from protosam.wire.pending import Pending
-from protosam.wire.process import Ended, LogTail, WorkerProcess
+from protosam.wire.process import Channel, Ended, Events, LogTail
 
 MAX_EARLY_DEATHS = 3
 """Deaths in a row before a worker was ready, after which starting one is refused."""
@@ -41,16 +41,17 @@ MAX_EARLY_DEATHS = 3
 CLOSE_S = 3.0
 """How long a worker may take to end by itself once its input is closed."""
 
+Launch = Callable[[Events, LogTail], Channel]
+"""Starts a worker, or a connection to one; returns at once."""
+
 
 class Exchange:
     """All that goes to and fro between one host and its workers, one worker at a time.
 
     Parameters
     ----------
-    command : sequence of str
-        Program and arguments of the worker.
-    env : mapping or None
-        Environment of the worker; None = the host's own.
+    launch : callable
+        Starts a worker.
     log_path : Path or None
         File that gets all that workers print.
     on_state : callable or None
@@ -59,24 +60,21 @@ class Exchange:
 
     def __init__(
         self,
-        command: Sequence[str],
-        env: Mapping[str, str] | None,
+        launch: Launch,
         log_path: Path | None,
         on_state: Callable[[WorkerState], object] | None,
     ) -> None:
-        self._command = tuple(command)
-        self._env = env
+        self._launch = launch
         self._on_state = on_state
         self.log = LogTail(log_path)
         self.state = WorkerState("stopped")
         self._ids = itertools.count(1)
-        self._events: queue.SimpleQueue[tuple[WorkerProcess, Frame | RefusedFrame | Ended]]
-        self._events = queue.SimpleQueue()
+        self._events: Events = queue.SimpleQueue()
         self._due: deque[Callable[[], object]] = deque()
         self._pending: dict[int, Pending[Any]] = {}
         self._volumes: dict[str, Volume] = {}
         self._opened: dict[str, Pending[Any]] = {}
-        self._process: WorkerProcess | None = None
+        self._process: Channel | None = None
         self._patience = Patience()
         self._early_deaths = 0
         self._refusal: ProtoSAMError | None = None
@@ -135,7 +133,7 @@ class Exchange:
         """Start the worker, unless it runs or is refused."""
         if self._process is None and self._refusal is None:
             self._patience = Patience()
-            self._process = WorkerProcess(self._command, self._events, self.log, self._env)
+            self._process = self._launch(self._events, self.log)
             self._set_state(WorkerState("starting", "The worker is starting."))
 
     def restart(self) -> None:
@@ -248,7 +246,7 @@ class Exchange:
 
     # What the worker says.
 
-    def _handle(self, process: WorkerProcess, event: Frame | RefusedFrame | Ended) -> None:
+    def _handle(self, process: Channel, event: Frame | RefusedFrame | Ended) -> None:
         if process is not self._process:
             return  # the last words of a worker that was given up before
         if isinstance(event, Ended):
@@ -278,12 +276,12 @@ class Exchange:
         elif request_id == 0:
             self._take_unasked(reply)
         elif (pending := self._pending.get(request_id)) is None:
-            if isinstance(reply, messages.Progress | messages.Partial):
+            if reply.KIND in messages.INTERIM:
                 return  # of a request that was given up while this was on its way
             self.log.note(f"(a {reply.KIND!r} reply to the unknown request {request_id} came)")
         elif isinstance(reply, messages.Progress):
             pending.report(reply)
-        elif isinstance(reply, messages.Partial) and getattr(pending.request, "partial", False):
+        elif pending.request.hears(reply):
             pending.hand_out(reply)
         else:
             del self._pending[request_id]
@@ -351,6 +349,4 @@ class Exchange:
 
 
 def _volume_of(request: messages.Request) -> str | None:
-    if isinstance(request, messages.Predict | messages.Prewarm):
-        return request.volume_uid
-    return None
+    return request.volume_uid if isinstance(request, messages.AboutVolume) else None

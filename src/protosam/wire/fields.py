@@ -12,7 +12,7 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NoReturn
 
@@ -24,6 +24,7 @@ from protosam.extents import Extent
 from protosam.intensity import Window
 from protosam.mending import CleanUp, CleanUpReport, StepReport
 from protosam.prompts import PriorMask, PromptSet
+from protosam.wire.teaching import SegmentClicks, TaughtSegment, packed_bytes
 
 Arrays = dict[str, NDArray[Any]]
 _STEP = "Use a worker and a host of the same ProtoSAM version."
@@ -254,6 +255,60 @@ class ModelInfo:
     """Whether it is the model in memory."""
 
 
+def _put_pieces(pieces: Sequence[bytes], name: str, arrays: Arrays) -> None:
+    """Several runs of bytes as one array: a frame has few arrays, and may have many pieces."""
+    _put_bytes(b"".join(pieces), name, arrays)
+
+
+def _take_pieces(sizes: Sequence[int], name: str, arrays: Arrays) -> tuple[bytes, ...]:
+    whole = _take_bytes(None, name, arrays)
+    if any(size < 0 for size in sizes) or sum(sizes) != len(whole):
+        _refuse(name, f"{len(whole)} bytes", f"{sum(sizes)} bytes in {len(sizes)} pieces")
+    ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+    return tuple(whole[end - size : end] for end, size in zip(ends, sizes, strict=True))
+
+
+def _put_files(files: tuple[bytes, ...], name: str, arrays: Arrays) -> list[int]:
+    _put_pieces(files, name, arrays)
+    return [len(one) for one in files]
+
+
+def _take_files(value: Any, name: str, arrays: Arrays) -> tuple[bytes, ...]:
+    return _take_pieces([_whole(one, name) for one in _list(value, name)], name, arrays)
+
+
+def _put_taught(segments: tuple[TaughtSegment, ...], name: str, arrays: Arrays) -> list[Any]:
+    _put_pieces([one.bits for one in segments], name, arrays)
+    return [
+        {
+            "name": one.name,
+            "terminology": one.terminology,
+            "colour": list(one.colour),
+            "extent": _record_json(one.extent),
+        }
+        for one in segments
+    ]
+
+
+def _take_taught(value: Any, name: str, arrays: Arrays) -> tuple[TaughtSegment, ...]:
+    rows = [
+        _parts(one, name, "name", "terminology", "colour", "extent") for one in _list(value, name)
+    ]
+    extents = [_record(Extent)(row[3], name) for row in rows]
+    pieces = _take_pieces([packed_bytes(one) for one in extents], name, arrays)
+    return tuple(
+        TaughtSegment(
+            _text(row[0], name), _text(row[1], name), _three(_number)(row[2], name), extent, bits
+        )
+        for row, extent, bits in zip(rows, extents, pieces, strict=True)
+    )
+
+
+def _clicks(value: Any, name: str) -> SegmentClicks:
+    of, prompts = _parts(value, name, "name", "set")
+    return SegmentClicks(_text(of, name), PromptSet.from_json(_object(prompts, name)))
+
+
 CODECS: dict[str, Codec] = {
     "str": _plain(_same, _text),
     "int": _plain(int, _whole),
@@ -288,6 +343,13 @@ CODECS: dict[str, Codec] = {
     "VoxelArray": Codec(_put_array, lambda _, name, arrays: _take(name, arrays, "", 3), False),
     "FloatArray": Codec(_put_array, lambda _, name, arrays: _take(name, arrays, "f8", 2), False),
     "bytes": Codec(_put_bytes, _take_bytes, False),
+    "tuple[bytes, ...]": Codec(_put_files, _take_files),
+    "Colour": _plain(list, _three(_number)),
+    "tuple[TaughtSegment, ...]": Codec(_put_taught, _take_taught),
+    "tuple[SegmentClicks, ...]": _plain(
+        lambda clicks: [{"name": one.name, "set": one.prompts.to_json()} for one in clicks],
+        lambda value, name: tuple(_clicks(one, name) for one in _list(value, name)),
+    ),
     "tuple[ModelInfo, ...]": _plain(
         lambda models: [_record_json(one) for one in models],
         lambda value, name: tuple(_record(ModelInfo)(one, name) for one in _list(value, name)),

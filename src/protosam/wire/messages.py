@@ -12,8 +12,15 @@ from typing import Any
 from protosam.errors import InvalidInput, WorkerFailure
 from protosam.wire.fields import ModelInfo, from_body, to_body
 from protosam.wire.headers import PROTOCOL_VERSION, Frame
+from protosam.wire.proposals import (
+    PROPOSALS,
+    ExampleApplied,
+    ExampleMade,
+    Proposed,
+    ProposedSlices,
+)
+from protosam.wire.replies import REPLIES as PLAIN_REPLIES
 from protosam.wire.replies import (
-    REPLIES,
     SUPERSEDED,
     VOLUME_NOT_OPEN,
     Cancelled,
@@ -35,10 +42,13 @@ from protosam.wire.replies import (
 )
 from protosam.wire.requests import (
     REQUESTS,
+    AboutVolume,
+    ApplyExample,
     Cancel,
     CloseVolume,
     Greeting,
     LoadModel,
+    MakeExample,
     Models,
     OpenVolume,
     Predict,
@@ -47,22 +57,35 @@ from protosam.wire.requests import (
     Shutdown,
     Stats,
 )
+from protosam.wire.teaching import SegmentClicks, TaughtSegment
+
+REPLIES: dict[str, type[Reply]] = {**PLAIN_REPLIES, **PROPOSALS}
+"""Every kind of reply."""
+
+INTERIM = ("progress", "partial", "proposed_slices", "proposed")
+"""Kinds of replies that come before the answer of their request."""
 
 __all__ = [
+    "INTERIM",
     "PROTOCOL_VERSION",
     "REPLIES",
     "REQUESTS",
     "SUPERSEDED",
     "VOLUME_NOT_OPEN",
+    "AboutVolume",
+    "ApplyExample",
     "Cancel",
     "CancelTaken",
     "Cancelled",
     "CloseVolume",
+    "ExampleApplied",
+    "ExampleMade",
     "Failed",
     "Goodbye",
     "Greeting",
     "Hello",
     "LoadModel",
+    "MakeExample",
     "ModelInfo",
     "ModelList",
     "ModelLoaded",
@@ -73,13 +96,17 @@ __all__ = [
     "Prewarm",
     "Prewarmed",
     "Progress",
+    "Proposed",
+    "ProposedSlices",
     "Ready",
     "Reply",
     "Request",
     "Result",
+    "SegmentClicks",
     "Shutdown",
     "Stats",
     "StatsReport",
+    "TaughtSegment",
     "VolumeClosed",
     "VolumeOpened",
     "parse_reply",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from protosam.errors import ProtoSAMError, WorkerDied, WorkerFailure
-from protosam.wire.process import LogTail, WorkerProcess
+from protosam.wire.process import Channel, LogTail
 from protosam.wire.replies import Hello, Ready
 
 HELLO_LIMIT_S = 60.0
@@ -49,14 +49,12 @@ class Patience:
         self._silent_s = 0.0
         self._last_s = 0.0
 
-    def watch(
-        self, process: WorkerProcess, now_s: float, state: WorkerState
-    ) -> ProtoSAMError | None:
+    def watch(self, process: Channel, now_s: float, state: WorkerState) -> ProtoSAMError | None:
         """Look at the worker; say why it must be given up, if it must.
 
         Parameters
         ----------
-        process : WorkerProcess
+        process : Channel
             The worker.
         now_s : float
             Monotonic seconds.

@@ -10,10 +10,10 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from protosam.errors import Cancelled, ProtoSAMError, WorkerFailure
-from protosam.wire.replies import Partial, Progress, Reply
+from protosam.wire.replies import Progress, Reply
 from protosam.wire.requests import Request
 
 Answer = TypeVar("Answer", bound=Reply)
@@ -59,7 +59,7 @@ class Pending(Generic[Answer]):
         self._answer: Answer | None = None
         self._on_done: list[Callable[[Pending[Answer]], object]] = []
         self._on_progress: list[Callable[[Progress], object]] = []
-        self._on_partial: list[Callable[[Partial], object]] = []
+        self._on_partial: list[Callable[[Any], object]] = []
 
     @property
     def done(self) -> bool:
@@ -82,8 +82,10 @@ class Pending(Generic[Answer]):
         """Have this called with each progress report."""
         self._on_progress.append(callback)
 
-    def on_partial(self, callback: Callable[[Partial], object]) -> None:
-        """Have this called with each partial answer; only a `Predict` that asks for them has any.
+    def on_partial(self, callback: Callable[[Any], object]) -> None:
+        """Have this called with each part of the answer that comes ahead of it.
+
+        These are the replies that `Request.hears`: `Partial`, `ProposedSlices`, `Proposed`.
 
         Once the request is settled it is not called any more.
         """
@@ -154,8 +156,8 @@ class Pending(Generic[Answer]):
         for callback in callbacks:
             self.when_done(callback)
 
-    def hand_out(self, partial: Partial) -> None:
-        """Pass a partial answer on. The client's part, no one else's."""
+    def hand_out(self, partial: Reply) -> None:
+        """Pass a part of the answer on. The client's part, no one else's."""
         for callback in self._on_partial:
             self._line.soon(lambda call=callback: self.done or call(partial))  # type: ignore[misc]
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from protosam.errors import BrokenFrame, ProtoSAMError, WorkerDied
 from protosam.wire.frames import Frame, FrameDecoder, Limits, RefusedFrame
@@ -58,6 +58,34 @@ class Ended:
     """As `subprocess` gives it; None if it was never started."""
     error: ProtoSAMError | None
     """Why this end ended it; None if it went by itself."""
+
+
+class Channel(Protocol):
+    """A worker as the exchange sees it: a process, or a connection to one that listens."""
+
+    received: int
+    """Bytes that have come from it."""
+
+    @property
+    def inside_frame(self) -> bool:
+        """Whether a frame has begun to arrive and not ended."""
+        ...
+
+    def send(self, buffers: Iterator[memoryview]) -> None:
+        """Write these buffers after all that was sent before; returns at once."""
+        ...
+
+    def close_input(self, kill_after_s: float) -> None:
+        """Let it end by itself once it has read everything; end it if it does not."""
+        ...
+
+    def kill(self) -> None:
+        """End it now; harmless when it has ended."""
+        ...
+
+
+Events = SimpleQueue[tuple[Channel, Frame | RefusedFrame | Ended]]
+"""What channels say, in the order of their streams."""
 
 
 class LogTail:
@@ -132,7 +160,7 @@ class WorkerProcess:
     def __init__(
         self,
         command: Sequence[str],
-        events: SimpleQueue[tuple[WorkerProcess, Frame | RefusedFrame | Ended]],
+        events: Events,
         log: LogTail,
         env: Mapping[str, str] | None = None,
     ) -> None:

@@ -38,7 +38,8 @@ class Reply:
     KIND: ClassVar[str]
 
 
-def _check_bits(extent: Extent | None, bits: bytes) -> None:
+def check_bits(extent: Extent | None, bits: bytes) -> None:
+    """Refuse bits that do not fill a box, or a box outside of any volume."""
     if extent is None:
         fits = not bits
     else:
@@ -112,7 +113,7 @@ class Partial(Reply):
     """The mask inside the box, packed by `extents.pack_bits`; b"" if it is empty."""
 
     def __post_init__(self) -> None:
-        _check_bits(self.extent, self.bits)
+        check_bits(self.extent, self.bits)
         ascending = all(a < b for a, b in itertools.pairwise(self.slices))
         fits = self.axis in (0, 1, 2) and bool(self.slices) and ascending and self.slices[0] >= 0
         if fits and self.extent is not None:
@@ -194,7 +195,7 @@ class Result(Reply):
     """What each step of the clean-up has done; empty from a worker that does not say so."""
 
     def __post_init__(self) -> None:
-        _check_bits(self.extent, self.bits)
+        check_bits(self.extent, self.bits)
 
     def mask(self) -> BoolArray:
         """Mask inside of `extent`.

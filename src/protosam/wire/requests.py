@@ -20,12 +20,14 @@ from protosam.geometry import FloatArray, PointKJI
 from protosam.intensity import Window
 from protosam.mending import CleanUp
 from protosam.prompts import PromptSet
+from protosam.wire.proposals import ExampleApplied, ExampleMade, Proposed, ProposedSlices
 from protosam.wire.replies import (
     CancelTaken,
     Goodbye,
     Hello,
     ModelList,
     ModelLoaded,
+    Partial,
     Prewarmed,
     Reply,
     Result,
@@ -33,6 +35,7 @@ from protosam.wire.replies import (
     VolumeClosed,
     VolumeOpened,
 )
+from protosam.wire.teaching import SegmentClicks, TaughtSegment
 
 MAX_UID = 128
 """Longest identity of a volume, target or adapter in characters."""
@@ -40,12 +43,19 @@ MAX_UID = 128
 MAX_PREWARM = 4096
 """Most slices that one prewarm may ask for."""
 
+MAX_EXAMPLES = 64
+"""Most examples that are applied at once."""
+
 
 class Request:
     """What a host can ask; only its subclasses travel."""
 
     VERB: ClassVar[str]
     ANSWER: ClassVar[type[Reply]]
+
+    def hears(self, reply: Reply) -> bool:  # noqa: ARG002 - subclasses look at it
+        """Whether this reply may come before the answer, as a part of it."""
+        return False
 
 
 def _check_uid(uid: str, name: str) -> None:
@@ -97,7 +107,18 @@ class CloseVolume(Request):
 
 
 @dataclass(frozen=True)
-class Predict(Request):
+class AboutVolume(Request):
+    """What is asked about an open volume; only its subclasses travel."""
+
+    volume_uid: str
+    """Which volume."""
+
+    def __post_init__(self) -> None:
+        _check_uid(self.volume_uid, "uid of the volume")
+
+
+@dataclass(frozen=True)
+class Predict(AboutVolume):
     """Segment one object of an open volume from all of its prompts.
 
     A newer one of the same `target` supersedes it, whether it waits or runs.
@@ -106,8 +127,6 @@ class Predict(Request):
     VERB: ClassVar[str] = "predict"
     ANSWER: ClassVar[type[Reply]] = Result
 
-    volume_uid: str
-    """Which volume."""
     prompts: PromptSet
     """All prompts of the object, each time."""
     target: str = ""
@@ -129,12 +148,13 @@ class Predict(Request):
     settled: tuple[str, ...] = ()
     """Ids of prompts whose answer the host shows already; no `Partial` tells of them."""
 
-    def __post_init__(self) -> None:
-        _check_uid(self.volume_uid, "uid of the volume")
+    def hears(self, reply: Reply) -> bool:
+        """Whether this reply may come before the answer, as a part of it."""
+        return self.partial and isinstance(reply, Partial)
 
 
 @dataclass(frozen=True)
-class Prewarm(Request):
+class Prewarm(AboutVolume):
     """Embed slices that are likely to be clicked next; makes way for everything else.
 
     A newer one of the same volume supersedes it.
@@ -143,8 +163,6 @@ class Prewarm(Request):
     VERB: ClassVar[str] = "prewarm"
     ANSWER: ClassVar[type[Reply]] = Prewarmed
 
-    volume_uid: str
-    """Which volume."""
     centre_kji: PointKJI
     """Continuous index; the nearest slices come first."""
     axis: int | None = None
@@ -159,13 +177,66 @@ class Prewarm(Request):
     """Folder of the adapter; empty = none, unless `model` is empty, too."""
 
     def __post_init__(self) -> None:
-        _check_uid(self.volume_uid, "uid of the volume")
+        super().__post_init__()
         if self.axis not in (None, 0, 1, 2) or not 0 < self.count <= MAX_PREWARM:
             raise InvalidInput(
                 f"Prewarming {self.count} slices across axis {self.axis} is not possible, wanted "
                 f"1 to {MAX_PREWARM} slices across axis 0 (k), 1 (j), 2 (i) or None.",
                 "Ask for fewer slices.",
             )
+
+
+@dataclass(frozen=True)
+class MakeExample(AboutVolume):
+    """Learn finished segments of an open volume, to propose them in others."""
+
+    VERB: ClassVar[str] = "make_example"
+    ANSWER: ClassVar[type[Reply]] = ExampleMade
+
+    segments: tuple[TaughtSegment, ...]
+    """What is finished; all of it is learnt."""
+    model: str = ""
+    """Name or path of the model; empty = the one in memory, with its adapter."""
+    adapter: str = ""
+    """Folder of the adapter; empty = none, unless `model` is empty, too."""
+
+
+@dataclass(frozen=True)
+class ApplyExample(AboutVolume):
+    """Propose the segments of examples in an open volume; clicks are answered meanwhile.
+
+    A newer one of the same `target` supersedes it, whether it waits or runs.
+    """
+
+    VERB: ClassVar[str] = "apply_example"
+    ANSWER: ClassVar[type[Reply]] = ExampleApplied
+
+    examples: tuple[bytes, ...]
+    """Contents of `.psexample` files, 1 to `MAX_EXAMPLES`; they are joined."""
+    clicks: tuple[SegmentClicks, ...] = ()
+    """What the user has clicked already; it always wins. Names that no example has are ignored."""
+    target: str = ""
+    """Who asks, at the host; empty = never supersedes nor is superseded."""
+    generation: int = 0
+    """Number that the host raises with each request of a target; comes back with the answer."""
+    model: str = ""
+    """Name or path of the model; empty = the one in memory, with its adapter."""
+    adapter: str = ""
+    """Folder of the adapter; empty = none, unless `model` is empty, too."""
+    partial: bool = False
+    """Whether `ProposedSlices` are wanted; `Proposed` comes in any case."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < len(self.examples) <= MAX_EXAMPLES:
+            raise InvalidInput(
+                f"{len(self.examples)} examples were given, wanted 1 to {MAX_EXAMPLES}.",
+                "Choose fewer, or join them in one file with `protosam example make --merge`.",
+            )
+
+    def hears(self, reply: Reply) -> bool:
+        """Whether this reply may come before the answer, as a part of it."""
+        return isinstance(reply, Proposed) or (self.partial and isinstance(reply, ProposedSlices))
 
 
 @dataclass(frozen=True)
@@ -222,6 +293,8 @@ REQUESTS: dict[str, type[Request]] = {
     "close_volume": CloseVolume,
     "predict": Predict,
     "prewarm": Prewarm,
+    "make_example": MakeExample,
+    "apply_example": ApplyExample,
     "cancel": Cancel,
     "models": Models,
     "load_model": LoadModel,

@@ -1,6 +1,7 @@
 """The worker's door: claims stdout, says hello, then imports what is heavy, then serves.
 
-It is one of the two doors where imports are late. Nothing else sets thread counts or cuDNN flags.
+With ``--listen`` it serves clients over TLS instead, and leaves stdin and stdout alone. It is one
+of the two doors where imports are late. Nothing else sets thread counts or cuDNN flags.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ STARTED_S = time.monotonic()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve a host on stdin and stdout until it closes stdin.
+    """Serve a host on stdin and stdout until it closes stdin, or clients until a signal comes.
 
     Parameters
     ----------
@@ -32,12 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0 = ended by the host, 1 = no engine, 2 = wrong use or a broken stream.
+        Exit code: 0 = ended by the host or a signal, 1 = no engine, 2 = wrong use or a broken
+        stream.
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    if any(one.split("=")[0] == "--listen" for one in given):
+        return _listen(_parse(given))
     if os.isatty(0):
         sys.stderr.write(
             "`protosam worker` speaks a binary protocol with a program that starts it. "
-            "To segment from the command line use `protosam segment`.\n"
+            "To segment from the command line use `protosam segment`; to let clients of other "
+            "machines in, add --listen HOST:PORT.\n"
         )
         return 2
     wire_in, wire_out = claim_descriptors()
@@ -45,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     import logging
     from io import FileIO
 
-    options = _parse(arguments)
+    options = _parse(given)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -57,7 +63,32 @@ def main(arguments: list[str] | None = None) -> int:
     return server.serve(lambda tell: _build(options, tell))
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def _listen(options: argparse.Namespace) -> int:
+    import logging
+    import signal
+
+    from protosam.errors import ProtoSAMError
+    from protosam.worker.listening import listener_of
+    from protosam.worker.quiet_log import QuietFormatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(QuietFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    try:
+        listener = listener_of(options)
+    except ProtoSAMError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, lambda *_: listener.end())
+    logging.info("listening at port %d", listener.port)
+    code = listener.serve(lambda tell: _build(options, tell))
+    logging.shutdown()
+    # A step of the model that cannot be stopped would keep the process.
+    os._exit(code)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
     import argparse
 
     parser = argparse.ArgumentParser("protosam worker", description="Serve a host on stdin.")
@@ -65,6 +96,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("--weights-dir", default="", help="folder searched first for weights")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all cores")
+    shared = parser.add_argument_group("a worker that several clients share, over TLS")
+    shared.add_argument("--listen", default="", metavar="HOST:PORT", help="port 0 = a free one")
+    shared.add_argument("--tls-cert", default="", metavar="FILE", help="certificate, PEM")
+    shared.add_argument("--tls-key", default="", metavar="FILE", help="its key, PEM")
+    shared.add_argument("--token-file", default="", metavar="FILE", help="what lets clients in")
+    shared.add_argument("--max-clients", type=int, default=8, help="at one time")
+    shared.add_argument("--max-open-gib", type=float, default=2.0, help="voxels of each client")
+    shared.add_argument("--max-request-gib", type=float, default=2.0, help="arrays of a request")
+    shared.add_argument("--idle-s", type=float, default=3600.0, help="silence that ends a client")
     return parser.parse_args(arguments)
 
 

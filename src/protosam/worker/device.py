@@ -4,6 +4,8 @@ Rules
 -----
 * Every job that is taken is answered once, whatever happens in the engine. One that was dropped
   meanwhile has had its answer, `Cancelled`; what comes of it is thrown away.
+* Between the steps of a job that may take a minute, what is quick is done: a click is answered
+  while examples are applied. All of it on this one thread: the engine is asked one thing at a time.
 * A fault of the engine goes to the log in full and over the wire as one sentence.
 """
 
@@ -11,12 +13,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from protosam.errors import Cancelled as CancelledError
 from protosam.errors import OutOfMemory, ProtoSAMError, WorkerFailure
+from protosam.geometry import Volume
 from protosam.wire import messages
-from protosam.worker.engine import Engine
-from protosam.worker.jobs import CANCELLED, Job, JobQueue
+from protosam.worker.engine import Engine, ShouldStop
+from protosam.worker.jobs import CANCELLED, LONG, Job, JobQueue
 from protosam.worker.outbox import Outbox
 
 PROGRESS_S = 0.05
@@ -38,14 +42,48 @@ def run_jobs(engine: Engine, jobs: JobQueue, outbox: Outbox) -> None:
         Where answers go.
     """
     while (job := jobs.next()) is not None:
-        reply = _answer(engine, job, outbox)
-        if not jobs.finish(job):
-            continue
-        try:
-            outbox.send(job.request_id, reply)
-        except ProtoSAMError as error:
-            _LOG.error("The answer %r cannot be sent: %s", reply.KIND, error)
-            outbox.send(job.request_id, messages.Failed.of(WorkerFailure(str(error))))
+        do_job(engine, job, jobs, outbox)
+
+
+def do_job(
+    engine: Engine,
+    job: Job,
+    jobs: JobQueue,
+    outbox: Outbox,
+    *,
+    do_quick: Callable[[], object] | None = None,
+) -> None:
+    """Do one job that was taken from a queue, and answer it if that is still wanted.
+
+    Parameters
+    ----------
+    engine : Engine
+    job : Job
+    jobs : JobQueue
+        Where it was taken from.
+    outbox : Outbox
+        Where its answer goes.
+    do_quick : callable, optional
+        Does the quick jobs that wait, between the steps of a long one; None = those of this queue.
+    """
+
+    def quick_of_this_queue() -> None:
+        while (quick := jobs.take_between()) is not None:
+            do_job(engine, quick, jobs, outbox)
+
+    def should_stop() -> bool:
+        if not job.stopped.is_set() and isinstance(job.request, LONG):
+            (do_quick or quick_of_this_queue)()
+        return job.stopped.is_set()
+
+    reply = _answer(engine, job, outbox, should_stop)
+    if not jobs.finish(job):
+        return
+    try:
+        outbox.send(job.request_id, reply)
+    except ProtoSAMError as error:
+        _LOG.error("The answer %r cannot be sent: %s", reply.KIND, error)
+        outbox.send(job.request_id, messages.Failed.of(WorkerFailure(str(error))))
 
 
 def failure_of(error: Exception, doing: str) -> messages.Failed:
@@ -76,10 +114,10 @@ def failure_of(error: Exception, doing: str) -> messages.Failed:
     )
 
 
-def _answer(engine: Engine, job: Job, outbox: Outbox) -> messages.Reply:
+def _answer(engine: Engine, job: Job, outbox: Outbox, should_stop: ShouldStop) -> messages.Reply:
     progress = _Progress(outbox, job)
     try:
-        return _perform(engine, job, progress)
+        return _perform(engine, job, progress, should_stop)
     except CancelledError:
         if isinstance(job.request, messages.Prewarm):
             return messages.Prewarmed(0, yielded=True)
@@ -88,7 +126,9 @@ def _answer(engine: Engine, job: Job, outbox: Outbox) -> messages.Reply:
         return failure_of(error, job.request.VERB)
 
 
-def _perform(engine: Engine, job: Job, progress: _Progress) -> messages.Reply:
+def _perform(
+    engine: Engine, job: Job, progress: _Progress, should_stop: ShouldStop
+) -> messages.Reply:
     request, volume = job.request, job.volume
     if isinstance(request, messages.Models):
         return messages.ModelList(engine.models())
@@ -97,11 +137,27 @@ def _perform(engine: Engine, job: Job, progress: _Progress) -> messages.Reply:
     if isinstance(request, messages.CloseVolume):
         engine.forget(request.uid)
         return messages.VolumeClosed(request.uid)
-    if isinstance(request, messages.Predict) and volume is not None:
-        return engine.predict(volume, request, progress, job.stopped.is_set, progress.partial)
-    if isinstance(request, messages.Prewarm) and volume is not None:
-        slices = engine.prewarm(volume, request, job.stopped.is_set)
-        return messages.Prewarmed(slices, yielded=job.stopped.is_set())
+    if volume is not None:
+        return _perform_in(volume, engine, request, progress, should_stop)
+    raise WorkerFailure(f"{request.VERB!r} is not a job for the device.")
+
+
+def _perform_in(
+    volume: Volume,
+    engine: Engine,
+    request: messages.Request,
+    progress: _Progress,
+    should_stop: ShouldStop,
+) -> messages.Reply:
+    if isinstance(request, messages.Predict):
+        return engine.predict(volume, request, progress, should_stop, progress.part)
+    if isinstance(request, messages.MakeExample):
+        return engine.make_example(volume, request, progress, should_stop)
+    if isinstance(request, messages.ApplyExample):
+        return engine.apply_example(volume, request, progress, should_stop, progress.part)
+    if isinstance(request, messages.Prewarm):
+        slices = engine.prewarm(volume, request, should_stop)
+        return messages.Prewarmed(slices, yielded=should_stop())
     raise WorkerFailure(f"{request.VERB!r} is not a job for the device.")
 
 
@@ -118,9 +174,9 @@ class _Progress:
             self._next_s = now + PROGRESS_S
             self._say(messages.Progress(min(max(fraction, 0.0), 1.0), text))
 
-    def partial(self, partial: messages.Partial) -> None:
+    def part(self, part: messages.Reply) -> None:
         """Pass on a part of the answer."""
-        self._say(partial)
+        self._say(part)
 
     def _say(self, reply: messages.Reply) -> None:
         self._outbox.send(self._job.request_id, reply, unless=self._job.stopped.is_set)

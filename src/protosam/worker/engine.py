@@ -12,12 +12,18 @@ from typing import Protocol
 
 from protosam.geometry import Volume
 from protosam.wire.messages import (
+    ApplyExample,
+    ExampleApplied,
+    ExampleMade,
     LoadModel,
+    MakeExample,
     ModelInfo,
     ModelLoaded,
     Partial,
     Predict,
     Prewarm,
+    Proposed,
+    ProposedSlices,
     Result,
 )
 
@@ -27,8 +33,27 @@ OnProgress = Callable[[float, str], None]
 OnPartial = Callable[[Partial], None]
 """Gets slices of an answer as they are made."""
 
+OnProposed = Callable[[ProposedSlices | Proposed], None]
+"""Gets proposals as they are made."""
+
 ShouldStop = Callable[[], bool]
 """Asked between the steps of a job."""
+
+
+def _to_nobody(_part: ProposedSlices | Proposed) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Follow:
+    """How a host follows the work on an example and ends it."""
+
+    on_progress: OnProgress
+    """Gets how far it is."""
+    should_stop: ShouldStop
+    """Asked between the steps; other work may be done meanwhile."""
+    on_proposed: OnProposed = _to_nobody
+    """Gets proposals."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +103,33 @@ class Engine(Protocol):
 
     def prewarm(self, volume: Volume, request: Prewarm, should_stop: ShouldStop) -> int:
         """Embed slices until stopped; return how many."""
+        ...
+
+    def make_example(
+        self,
+        volume: Volume,
+        request: MakeExample,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
+    ) -> ExampleMade:
+        """Learn finished segments; `errors.Cancelled` if it was stopped.
+
+        While `should_stop` is asked, this engine may be asked something else.
+        """
+        ...
+
+    def apply_example(
+        self,
+        volume: Volume,
+        request: ApplyExample,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
+        on_proposed: OnProposed,
+    ) -> ExampleApplied:
+        """Propose the segments of examples; `errors.Cancelled` if it was stopped.
+
+        While `should_stop` is asked, this engine may be asked something else.
+        """
         ...
 
     def forget(self, uid: str) -> None:

@@ -2,9 +2,11 @@
 
 Rules
 -----
-* Everything is done in the order of arrival, except that prewarming comes last.
+* Everything is done in the order of arrival, except that prewarming comes last, and that what is
+  quick is done between the steps of examples (`LONG`), which may take a minute.
 * A newer prediction of a target supersedes an older one, waiting or running; newer is what has at
-  least the same generation. A newer prewarm of a volume supersedes an older one.
+  least the same generation. So does a newer application of examples. A newer prewarm of a volume
+  supersedes an older one.
 * A running prewarm stops when anything else arrives.
 * A job is stopped by its event, which it looks at between its steps. Who stopped it answers it at
   once: the host need not wait for the end of a step, which may be the encoding of a large image.
@@ -18,10 +20,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from protosam.geometry import Volume
-from protosam.wire.messages import SUPERSEDED, Predict, Prewarm, Request
+from protosam.wire.messages import (
+    SUPERSEDED,
+    ApplyExample,
+    LoadModel,
+    MakeExample,
+    Predict,
+    Prewarm,
+    Request,
+)
 
 CANCELLED = "cancelled"
 SHUTDOWN = "shutdown"
+
+LONG = (MakeExample, ApplyExample, LoadModel)
+"""Requests that are not done between the steps of another one."""
 
 
 @dataclass(eq=False)
@@ -52,11 +65,12 @@ class JobQueue:
         self._changed = threading.Condition()
         self._waiting: list[Job] = []
         self._running: Job | None = None
+        self._interrupted: Job | None = None
         self._closed = False
 
     def __len__(self) -> int:
         with self._changed:
-            return len(self._waiting) + (self._running is not None)
+            return len(self._known())
 
     def put(self, job: Job) -> list[Job]:
         """Add a job.
@@ -95,10 +109,40 @@ class JobQueue:
             self._running = job
             return job
 
+    def take(self, *, prewarm: bool) -> Job | None:
+        """Start the first job that is a prewarm, or that is none; None if none waits."""
+        with self._changed:
+            job = next((one for one in self._waiting if _is_prewarm(one) == prewarm), None)
+            if job is not None and not self._closed:
+                self._waiting.remove(job)
+                self._running = job
+                return job
+            return None
+
+    def make_way(self) -> None:
+        """Stop a running prewarm, for a job of somebody else."""
+        with self._changed:
+            if self._running is not None and _is_prewarm(self._running):
+                self._running.stopped.set()
+
+    def take_between(self) -> Job | None:
+        """Start the next job between two steps of the one that runs, if it is a quick one.
+
+        `finish` goes back to the one that was interrupted. Jobs do not overtake each other: what
+        waits behind a long one waits on.
+        """
+        with self._changed:
+            waiting = [one for one in self._waiting if not _is_prewarm(one)]
+            if self._closed or not waiting or isinstance(waiting[0].request, LONG):
+                return None
+            self._waiting.remove(waiting[0])
+            self._interrupted, self._running = self._running, waiting[0]
+            return waiting[0]
+
     def finish(self, job: Job) -> bool:
         """Say that a job has ended; return whether its answer is still wanted."""
         with self._changed:
-            self._running = None
+            self._running, self._interrupted = self._interrupted, None
             return not job.reason
 
     def cancel(self, request_id: int) -> list[Job]:
@@ -115,7 +159,7 @@ class JobQueue:
             return dropped
 
     def _known(self) -> list[Job]:
-        return self._waiting + ([self._running] if self._running else [])
+        return self._waiting + [one for one in (self._running, self._interrupted) if one]
 
     def _drop(self, unwanted: Callable[[Job], bool], reason: str) -> list[Job]:
         """Drop jobs that are still wanted, waiting or running; return them."""
@@ -130,6 +174,8 @@ def _is_rival(old: Job, new: Job) -> bool:
     """Whether only one of the two is still wanted."""
     if isinstance(old.request, Predict) and isinstance(new.request, Predict):
         return bool(new.request.target) and old.request.target == new.request.target
+    if isinstance(old.request, ApplyExample) and isinstance(new.request, ApplyExample):
+        return bool(new.request.target) and old.request.target == new.request.target
     if isinstance(old.request, Prewarm) and isinstance(new.request, Prewarm):
         return old.request.volume_uid == new.request.volume_uid
     return False
@@ -140,4 +186,4 @@ def _is_prewarm(job: Job) -> bool:
 
 
 def _generation(job: Job) -> int:
-    return job.request.generation if isinstance(job.request, Predict) else 0
+    return job.request.generation if isinstance(job.request, Predict | ApplyExample) else 0

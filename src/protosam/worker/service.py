@@ -7,7 +7,7 @@ Rules
   in its notes, and looks again when somebody asks for it.
 * What to do when memory runs out is `models.memory_ladder`'s; its sentences are the notes of the
   result.
-* Only this module of the worker reaches torch.
+* Only this module of the worker and `examples` reach torch.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
-from protosam.errors import ModelUnavailable, OutOfMemory
+from protosam.errors import MissingExtra, ModelUnavailable, OutOfMemory
 from protosam.extents import pack_bits
 from protosam.geometry import Volume
 from protosam.mending import CleanUp
@@ -31,7 +32,11 @@ from protosam.models.slice_model import SliceModel
 from protosam.models.slice_refiner import builtin_slice_refiner
 from protosam.models.weights import list_weights
 from protosam.wire.messages import (
+    ApplyExample,
+    ExampleApplied,
+    ExampleMade,
     LoadModel,
+    MakeExample,
     ModelInfo,
     ModelLoaded,
     Partial,
@@ -39,7 +44,17 @@ from protosam.wire.messages import (
     Prewarm,
     Result,
 )
-from protosam.worker.engine import EngineStats, OnPartial, OnProgress, ShouldStop
+from protosam.worker.engine import (
+    EngineStats,
+    Follow,
+    OnPartial,
+    OnProgress,
+    OnProposed,
+    ShouldStop,
+)
+
+LOADING = "loading what examples need"
+"""What is told before the first of them."""
 
 LoadsModel = Callable[..., SliceModel]
 
@@ -168,6 +183,35 @@ class ModelEngine:
             should_stop=should_stop,
         )
 
+    def make_example(
+        self,
+        volume: Volume,
+        request: MakeExample,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
+    ) -> ExampleMade:
+        """Learn finished segments; `errors.Cancelled` if it was stopped."""
+        model = self._use(self._chosen(request.model, request.adapter)).model
+        on_progress(0.0, LOADING)
+        follow = Follow(on_progress, should_stop)
+        made: ExampleMade = _examples().make(model, self._cache, volume, request, follow)
+        return made
+
+    def apply_example(
+        self,
+        volume: Volume,
+        request: ApplyExample,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
+        on_proposed: OnProposed,
+    ) -> ExampleApplied:
+        """Propose the segments of examples; `errors.Cancelled` if it was stopped."""
+        model = self._use(self._chosen(request.model, request.adapter)).model
+        on_progress(0.0, LOADING)
+        follow = Follow(on_progress, should_stop, on_proposed)
+        done: ExampleApplied = _examples().apply(model, self._cache, volume, request, follow)
+        return done
+
     def forget(self, uid: str) -> None:
         """Drop what is kept of a volume."""
         if self._segmenter is not None:
@@ -217,6 +261,22 @@ class ModelEngine:
             notes=answer.notes,
             clean_up=answer.clean_up,
         )
+
+
+def _examples() -> ModuleType:
+    """Import what is needed for examples.
+
+    Late, because its libraries take 1 to 5 s to import and are needed for nothing else: a worker
+    whose Python lacks them still answers clicks.
+    """
+    try:
+        from protosam.worker import examples  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"Examples need the library {error.name}, which the worker's Python lacks.",
+            "Install POT, scikit-learn and SimpleITK there, then try again.",
+        ) from error
+    return examples
 
 
 def _partial_reply(answer: PartialAnswer) -> Partial:

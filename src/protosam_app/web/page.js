@@ -78,10 +78,13 @@
     input.click();
   }
 
-  async function save(form) {
+  const save = (form) => download("download/" + form);
+  const saveExample = (id) => download("example/" + id);
+
+  async function download(address) {
     set("saving", true);
     try {
-      const answer = await fetch("download/" + form);
+      const answer = await fetch(address);
       if (!answer.ok) return; // the server shows why
       const name = /filename="([^"]+)"/.exec(answer.headers.get("Content-Disposition") || "");
       const link = document.createElement("a");
@@ -132,5 +135,5 @@
     upload(await filesOf(event.dataTransfer));
   });
 
-  window.protosam = { act, upload, pick, save };
+  window.protosam = { act, upload, pick, save, saveExample };
 })();

@@ -1,0 +1,57 @@
+"""Pieces that the page's panels are made of: scripts of buttons, words for those who do not see it.
+
+Widgets only, as in `ui`; nothing of what they show or do is known here.
+"""
+
+from __future__ import annotations
+
+from trame.widgets import html
+from trame.widgets import vuetify3 as v3
+
+
+def act(name: str, *arguments: str) -> str:
+    """Script that asks the server for an action; arguments are expressions of the template."""
+    listed = ", ".join((f"'{name}'", *arguments))
+    return f"window.protosam.act({listed})"
+
+
+def spoken(**parts: str | tuple[str]) -> list[str]:
+    """Attributes for those who do not see the page; trame's widgets know none of them.
+
+    Parameters
+    ----------
+    **parts : str or tuple of one str
+        `role`, or the end of an ``aria-...`` name; in a tuple, an expression of the template.
+    """
+    attributes = []
+    for part, value in parts.items():
+        name = part if part == "role" else f"aria-{part}"
+        text = value if isinstance(value, str) else value[0]
+        attributes.append(f'{"" if isinstance(value, str) else ":"}{name}="{text}"')
+    return attributes
+
+
+def head(title: str) -> html.Div:
+    """Head of a section; buttons may be put into it."""
+    head = html.Div(classes="ps-head")
+    with head:
+        html.Span(title)
+        html.Div(classes="ps-grow")
+    return head
+
+
+def mini(icon: str, label: str, click: str, **more: object) -> None:
+    """Small round button that does not choose the row it stands in."""
+    classes = more.pop("classes", "ps-mini")
+    button = v3.VBtn(
+        icon=True,
+        variant="text",
+        size="x-small",
+        raw_attrs=spoken(label=label),
+        classes=classes,
+        click=f"$event.stopPropagation(); {click}",
+        **more,
+    )
+    with button:
+        v3.VIcon(icon=(icon,) if "?" in icon else icon)
+        v3.VTooltip(label, activator="parent", location="top", open_delay=500)
