@@ -83,7 +83,7 @@ def measure(count: int) -> dict[str, Any]:
         statistics.mean(run["seconds"] for run in runs if run["workers"] == n) for n in (1, 2)
     )
     return {
-        "machine": this_machine(),
+        "machine": this_machine().to_json(),
         "load_before": load,
         "series": count,
         "organs": ORGANS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,6 +155,21 @@ def test_what_cannot_succeed_is_refused_before_the_first_series(a_plan: Plan, a_
         check_plan(with_recipe(autos=(AutoFile("Liver", Path("x.auto")),)))
     with pytest.raises(InvalidInput, match="Nothing says what is to be segmented"):
         Recipe()
+
+
+def test_another_version_of_an_adapter_is_another_order(a_plan: Plan, tmp_path: Path):
+    named = tmp_path / "heart"
+    for version in (1, 2):
+        folder = named / f"v00{version}"
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(bytes([version]))
+    digests = []
+    for version in (1, 1, 2):
+        note = {"format": 1, "version": version, "before": []}
+        (named / "active.json").write_text(json.dumps(note), encoding="utf-8")
+        recipe = replace(a_plan.recipe, adapter=str(named))
+        digests.append(order_digest(replace(a_plan, recipe=recipe)))
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_the_same_options_have_the_same_digest_and_others_another(a_plan: Plan):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
 
@@ -274,3 +276,15 @@ def test_loading_no_name_keeps_the_model_in_memory(engine, loads):
 
     assert loaded.model == "first"
     assert [name for name, *_ in loads] == ["first"]
+
+
+def test_a_named_adapter_means_its_version_in_use_at_each_request(engine, a_ball, loads, tmp_path):
+    named = tmp_path / "heart"
+    for version in (1, 2):
+        (named / f"v00{version}").mkdir(parents=True)
+    for version in (1, 1, 2):
+        note = {"format": 1, "version": version, "before": []}
+        (named / "active.json").write_text(json.dumps(note), encoding="utf-8")
+        predict(engine, a_ball, model="first", adapter=str(named))
+    used = [Path(adapter).name for _, adapter, _ in loads if adapter]
+    assert used == ["v001", "v002"]  # loaded once each

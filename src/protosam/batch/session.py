@@ -34,6 +34,7 @@ from protosam.dicom.terminology import coding_of
 from protosam.dicom.transport import Server
 from protosam.dicom.web import Pacs
 from protosam.errors import InvalidInput, StorageFailure, UnreadableFile
+from protosam.models.add_ons import find_add_on
 from protosam.models.weights import file_digest
 
 PoolOf = Callable[[Work], Pool]
@@ -145,8 +146,9 @@ def order_digest(plan: Plan) -> str:
     """Digest of all that decides what the results are."""
     recipe = dataclasses.asdict(plan.recipe)
     files = [*plan.recipe.examples, *(one.path for one in plan.recipe.autos)]
-    for name in (plan.recipe.model, plan.recipe.adapter):
-        files += [Path(name)] if name and Path(name).is_file() else []
+    files += _contents(Path(plan.recipe.model)) if plan.recipe.model else []
+    if plan.recipe.adapter:  # a name means its version in use, which may have changed since
+        files += _contents(find_add_on(Path(plan.recipe.adapter), ("shift",)))
     wanted: dict[str, Any] = {
         # Where files lie does not matter, only what is in them; nor does the device.
         "recipe": {key: recipe[key] for key in ("method", "lines", "from_seg", "structures")},
@@ -158,6 +160,13 @@ def order_digest(plan: Plan) -> str:
         "straighten": plan.straighten,
     }
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+
+
+def _contents(path: Path) -> list[Path]:
+    """Files that a path stands for: itself, or those that lie in the folder."""
+    if path.is_dir():
+        return sorted(one for one in path.iterdir() if one.is_file())
+    return [path] if path.is_file() else []
 
 
 def _refuse_source(source: Path, out: Path) -> None:

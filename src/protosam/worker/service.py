@@ -21,6 +21,7 @@ from protosam.errors import MissingExtra, ModelUnavailable, OutOfMemory
 from protosam.extents import pack_bits
 from protosam.geometry import Volume
 from protosam.mending import CleanUp
+from protosam.models.add_ons import find_add_on
 from protosam.models.disk_cache import DiskStore, default_folder
 from protosam.models.embeddings import EmbeddingCache
 from protosam.models.load import DEFAULT_MODEL, load_model
@@ -218,7 +219,11 @@ class ModelEngine:
             self._segmenter.forget_volume(uid)
 
     def _chosen(self, model: str, adapter: str) -> _Choice:
-        """Choice of a request: no name means the model in memory, with its adapter."""
+        """Choice of a request: no name means the model in memory, with its adapter.
+
+        A named adapter means its version in use, which may be another than at the last request.
+        """
+        adapter = str(find_add_on(Path(adapter), ("shift",))) if adapter else ""
         if not model:
             return replace(self._choice, adapter=adapter or self._choice.adapter)
         if (model, adapter) == (self._choice.model, self._choice.adapter):
