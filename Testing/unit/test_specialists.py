@@ -20,6 +20,8 @@ from protosam.cli.app import app
 from protosam.errors import Cancelled, InvalidInput, WeightsRefused
 from protosam.geometry import Volume
 from protosam.learn.adapt_order import AdaptOrder, Watch
+from protosam.learn.adapter_cards import AdapterCard
+from protosam.learn.adapters import AdapterStore
 from protosam.learn.division import Judge
 from protosam.learn.finished_cases import FinishedCase
 from protosam.learn.gated_run import adapt
@@ -573,6 +575,24 @@ def test_the_command_segments_with_a_specialist_and_takes_no_prompts(
     ):
         refused = CliRunner().invoke(app, arguments)
         assert refused.exit_code != 0 and said in " ".join(refused.output.split())
+
+
+def test_a_specialist_is_looked_up_by_name_in_the_folder_of_adapters(
+    tmp_path: Path, a_workplace: Path
+) -> None:
+    image, folder = a_workplace / "pool" / "other0_img.nii.gz", tmp_path / "adapters"
+    card = AdapterCard("specialist", "small", "0" * 64, ("ball",), ("a",), ("b",), 0, {}, {}, {})
+    AdapterStore(folder).add(
+        "atrium", card, lambda new: save_specialist(a_specialist(), new / FILE), activate=True
+    )
+    order = ["segment", str(image), "-o", str(tmp_path / "o.nii.gz"), "--device", "cpu",
+             "--model", "specialist:atrium", "--adapters-dir"]  # fmt: skip
+    shown = CliRunner().invoke(app, [*order, str(folder)])
+    assert shown.exit_code == 0, shown.output
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused = CliRunner().invoke(app, [*order, str(empty)])
+    assert refused.exit_code != 0 and "no active specialist" in " ".join(refused.output.split())
 
 
 def test_a_specialist_is_a_way_of_a_batch(tmp_path: Path) -> None:

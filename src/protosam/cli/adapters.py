@@ -12,6 +12,7 @@ import typer
 
 from protosam.cli.options import AdaptersOption
 from protosam.cli.screen import results, show_table
+from protosam.learn.unlabelled.methods import SPECIALIST
 
 app = typer.Typer(help="Show, activate and export what was learnt.", no_args_is_help=True)
 
@@ -135,3 +136,18 @@ def resolved(adapter: str, adapters_dir: Path | None) -> str:
         return adapter
     shift = adapters_dir / f"{adapter}.shift"
     return str(shift if shift.is_file() else AdapterStore(adapters_dir).version(adapter).path)
+
+
+def resolved_model(model: str, adapters_dir: Path | None) -> str:
+    """Look a specialist up in the folder of adapters; other models stay as they are.
+
+    Raises
+    ------
+    InvalidInput
+        When there is no active specialist of that name.
+    """
+    if adapters_dir is None or not model.startswith(SPECIALIST):
+        return model
+    from protosam.learn.unlabelled.specialist_run import find_specialist
+
+    return f"{SPECIALIST}{find_specialist(model, adapters_dir)}"

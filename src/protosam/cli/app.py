@@ -140,7 +140,7 @@ def segment(  # noqa: PLR0913 - each option of the command is a parameter
         ),
         name=name,
         choice=Choice(
-            model,
+            adapters.resolved_model(model, adapters_dir),
             # A worker elsewhere has adapters of its own, by name.
             adapter if server else adapters.resolved(adapter, adapters_dir),
             device,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from protosam.cli import batch_options as own
-from protosam.cli.adapters import resolved
+from protosam.cli.adapters import resolved, resolved_model
 from protosam.cli.dicom import needing_libraries
 from protosam.cli.options import (
     BUILT_IN_MODEL,
@@ -74,7 +74,7 @@ def batch(  # noqa: PLR0913 - each option of the command is a parameter
         from protosam.batch.session import Plan, run_batch
 
     recipe = _recipe(
-        (model, resolved(adapter, adapters_dir), device, weights_dir),
+        (resolved_model(model, adapters_dir), resolved(adapter, adapters_dir), device, weights_dir),
         (example, auto, prompts),
         from_seg=from_seg,
         structures=structures,
