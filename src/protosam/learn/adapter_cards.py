@@ -29,7 +29,7 @@ class AdapterCard:
     """What is known of one version of an adapter; no name of a case, only digests of them."""
 
     tier: str
-    """How it was taught: ``shift``, ``decoder`` or ``full``; ``specialist`` for a network of its own."""
+    """How it was taught: ``shift``, ``decoder``, ``full``, or ``specialist``: its own network."""
     base_name: str
     """Model that it goes with."""
     base_sha256: str
