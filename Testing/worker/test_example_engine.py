@@ -20,6 +20,7 @@ from protosam.worker.engine import Follow
 
 SHAPE = (6, 7, 8)
 MODEL = SimpleNamespace(name="plain", digest="d1g3st")
+SEGMENTER = SimpleNamespace(model=MODEL, cache=None, refiner=None)
 
 
 @pytest.fixture
@@ -114,13 +115,13 @@ def test_who_does_not_want_slices_gets_none(volume):
 def test_a_segment_outside_of_the_volume_is_refused(volume):
     outside = TaughtSegment("liver", "", (1, 0, 0), Extent((5, 0, 0), (7, 1, 1)), b"\xc0")
     with pytest.raises(GeometryError, match="'liver' lies at"):
-        examples.make(MODEL, None, volume, MakeExample("v", (outside,)), Follow(print, bool))
+        examples.make(SEGMENTER, volume, MakeExample("v", (outside,)), Follow(print, bool))
 
 
 def test_a_full_disk_is_told_with_the_next_step(volume, monkeypatch, tmp_path):
     monkeypatch.setattr(examples.tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(StorageFailure, match="cannot be kept") as caught:
-        examples.apply(MODEL, None, volume, ApplyExample("v", (b"x",)), Follow(print, bool))
+        examples.apply(SEGMENTER, volume, ApplyExample("v", (b"x",)), Follow(print, bool))
     assert caught.value.next_step
 
 

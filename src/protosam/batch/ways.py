@@ -247,7 +247,7 @@ class Recipes:
     def _by_example(self, volume: Volume, cache: EmbeddingCache) -> list[FoundSegment]:
         if self._example is None:
             return []
-        wish = Wish(method_named(self._recipe.method), refiner=builtin_refiner(self._model.device))
+        wish = Wish(method_named(self._recipe.method), refiner=self._refiner)
         proposals = apply_example(self._model, volume, self._example, wish=wish, cache=cache)
         return [
             FoundSegment(

@@ -25,7 +25,7 @@ from protosam.cli.screen import messages, progress_bar, results, show_table
 if TYPE_CHECKING:
     from protosam.geometry import Volume
     from protosam.models.slice_model import SliceModel
-    from protosam.prompting.apply import Proposal
+    from protosam.prompting.apply import Proposal, Wish
     from protosam.prompting.example import Example
 
 SURE = 0.5
@@ -109,7 +109,7 @@ def apply(  # noqa: PLR0913 - each option of the command is a parameter
     joined = merged([load_example(path) for path in example[:-1]])
     volume = read_volume(example[-1])
     loaded = _model(model, adapter, device, weights_dir)
-    _propose(loaded, joined, volume, out, method.value)
+    _propose(loaded, joined, volume, out, _wish(method, loaded))
 
 
 def oneshot(  # noqa: PLR0913 - each option of the command is a parameter
@@ -135,18 +135,24 @@ def oneshot(  # noqa: PLR0913 - each option of the command is a parameter
     with progress_bar("loading the model") as bar:
         loaded = _model(model, adapter, device, weights_dir)
         example = make_example(loaded, volume, segments, on_progress=bar)
+    wish = _wish(method, loaded)
     for target, file in zip(targets, files, strict=True):
-        _propose(loaded, example, read_volume(target), file, method.value)
+        _propose(loaded, example, read_volume(target), file, wish)
 
 
-def _propose(model: SliceModel, example: Example, volume: Volume, out: Path, method: str) -> None:
+def _wish(method: MethodName, model: SliceModel) -> Wish:
     from protosam.models.refiner import builtin_refiner
-    from protosam.prompting.apply import Hooks, Wish, apply_example
+    from protosam.prompting.apply import Wish
     from protosam.prompting.methods import method_named
+
+    return Wish(method_named(method.value), refiner=builtin_refiner(model.device))
+
+
+def _propose(model: SliceModel, example: Example, volume: Volume, out: Path, wish: Wish) -> None:
+    from protosam.prompting.apply import Hooks, apply_example
     from protosam.seg_nrrd import Segment, write_segmentation
 
     with progress_bar("describing the image") as bar:
-        wish = Wish(method_named(method), refiner=builtin_refiner(model.device))
         proposals = apply_example(model, volume, example, wish=wish, hooks=Hooks(on_progress=bar))
     segments = [
         Segment(p.name, p.full_mask(volume.shape_kji), p.colour, terminology=p.terminology)

@@ -155,7 +155,7 @@ class Segmenter:
         self.model = model
         self._stages = stages or Stages()
         # Both were trained on answers of a model that follows objects, and on no others.
-        self._refiner = refiner if model.reads_neighbours else None
+        self.refiner = refiner if model.reads_neighbours else None
         self._decoder = decoder if model.reads_neighbours and self._stages.decoder else None
         # Others were not trained to follow an object, and embed a slice in seconds.
         self.further_views = self._stages.further_views and model.reads_neighbours
@@ -307,7 +307,7 @@ class Segmenter:
         """Make one answer of the views': the mean, the head's correction, the random walk."""
         if job.prompts.scope != "volume" or not first.can_be_checked:
             return fused(fields)
-        points, head = job.prompts.points, self._refiner if self._stages.head else None
+        points, head = job.prompts.points, self.refiner if self._stages.head else None
         if head is None:
             whole = fused(fields)
         else:
@@ -355,7 +355,7 @@ class Segmenter:
 
     @property
     def _reads_bank(self) -> bool:
-        return self._refiner is not None and self._stages.head and self._stages.bank
+        return self.refiner is not None and self._stages.head and self._stages.bank
 
     def _solver(self, planes: Planes, *, alone: bool = False) -> SliceSolver:
         """Make what answers slices; the decoder corrects those that are answered `alone`."""

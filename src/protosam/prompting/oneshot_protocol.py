@@ -154,6 +154,7 @@ def play_oneshot(
     }
     scores: list[OneShotScore] = []
     cache = EmbeddingCache(CACHE_BYTES)
+    wish = Wish(settings.method, refiner=builtin_refiner(model.device))
     example: Example | None = None
     made_of = ""
     for n, (reference, target) in enumerate(pairs):
@@ -161,7 +162,7 @@ def play_oneshot(
         if example is None or made_of != reference:
             example = _example_of(model, known[reference], data, settings, cache)
             made_of = reference
-        scores += _scores(model, example, (reference, known[target]), data, settings.method, cache)
+        scores += _scores(model, example, (reference, known[target]), data, wish, cache)
         on_case(OneShotReport(protocol, machine, tuple(scores)))
     on_progress(1.0, "done")
     return OneShotReport(protocol, machine, tuple(scores))
@@ -223,13 +224,12 @@ def _scores(
     example: Example,
     pair: tuple[str, LabelledCase],
     data: LabelledData,
-    method: Method,
+    wish: Wish,
     cache: EmbeddingCache,
 ) -> Iterator[OneShotScore]:
     reference, case = pair
     image, labels = case.read()
     begun = time.monotonic()
-    wish = Wish(method, refiner=builtin_refiner(model.device))
     proposals = apply_example(model, image, example, wish=wish, cache=cache)
     share = (time.monotonic() - begun) / len(proposals)
     for one in proposals:

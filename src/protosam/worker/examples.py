@@ -24,9 +24,8 @@ from protosam.errors import GeometryError, StorageFailure
 from protosam.extents import BoolArray, Extent, bounding_extent, pack_bits
 from protosam.geometry import Volume
 from protosam.intensity import Window, auto_window
-from protosam.models.embeddings import EmbeddingCache
 from protosam.models.memory_ladder import memory_errors
-from protosam.models.refiner import builtin_refiner
+from protosam.models.segmenter import Segmenter
 from protosam.models.slice_model import SliceModel
 from protosam.prompting.apply import Hooks, PartialSlice, Proposal, Wish, apply_example
 from protosam.prompting.example import Example, merged
@@ -50,9 +49,7 @@ TELL_EVERY_S = 0.12
 Made = TypeVar("Made")
 
 
-def make(
-    model: SliceModel, cache: EmbeddingCache, volume: Volume, request: MakeExample, follow: Follow
-) -> ExampleMade:
+def make(segmenter: Segmenter, volume: Volume, request: MakeExample, follow: Follow) -> ExampleMade:
     """Learn finished segments.
 
     Raises
@@ -64,6 +61,7 @@ def make(
     Cancelled
         `should_stop` said so.
     """
+    model = segmenter.model
     segments = [_segment(one, volume) for one in request.segments]
     with memory_errors():
         example = make_example(
@@ -72,14 +70,14 @@ def make(
             segments,
             on_progress=follow.on_progress,
             should_stop=follow.should_stop,
-            cache=cache,
+            cache=segmenter.cache,
         )
     names = tuple(one.name for one in example.lessons)
     return ExampleMade(_content(example), names, model.name, model.digest)
 
 
 def apply(
-    model: SliceModel, cache: EmbeddingCache, volume: Volume, request: ApplyExample, follow: Follow
+    segmenter: Segmenter, volume: Volume, request: ApplyExample, follow: Follow
 ) -> ExampleApplied:
     """Propose the segments of examples, telling each as soon as it is made.
 
@@ -95,14 +93,15 @@ def apply(
         `should_stop` said so.
     """
     started_s = time.monotonic()
+    model = segmenter.model
     example = merged(_examples(request.examples))
     names = tuple(one.name for one in example.lessons)
     user = {one.name: one.prompts for one in request.clicks if one.name in names}
     teller = _Teller(follow, model, volume, wants_slices=request.partial)
     hooks = Hooks(teller.progress, teller.slice, teller.proposal, follow.should_stop)
-    wish = Wish(user=user, refiner=builtin_refiner(model.device))
+    wish = Wish(user=user, refiner=segmenter.refiner)
     with memory_errors():
-        apply_example(model, volume, example, wish=wish, hooks=hooks, cache=cache)
+        apply_example(model, volume, example, wish=wish, hooks=hooks, cache=segmenter.cache)
     return ExampleApplied(
         volume_uid=volume.uid,
         target=request.target,

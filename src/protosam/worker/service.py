@@ -192,10 +192,10 @@ class ModelEngine:
         should_stop: ShouldStop,
     ) -> ExampleMade:
         """Learn finished segments; `errors.Cancelled` if it was stopped."""
-        model = self._use(self._chosen(request.model, request.adapter)).model
+        segmenter = self._use(self._chosen(request.model, request.adapter))
         on_progress(0.0, LOADING)
         follow = Follow(on_progress, should_stop)
-        made: ExampleMade = _examples().make(model, self._cache, volume, request, follow)
+        made: ExampleMade = _examples().make(segmenter, volume, request, follow)
         return made
 
     def apply_example(
@@ -207,10 +207,10 @@ class ModelEngine:
         on_proposed: OnProposed,
     ) -> ExampleApplied:
         """Propose the segments of examples; `errors.Cancelled` if it was stopped."""
-        model = self._use(self._chosen(request.model, request.adapter)).model
+        segmenter = self._use(self._chosen(request.model, request.adapter))
         on_progress(0.0, LOADING)
         follow = Follow(on_progress, should_stop, on_proposed)
-        done: ExampleApplied = _examples().apply(model, self._cache, volume, request, follow)
+        done: ExampleApplied = _examples().apply(segmenter, volume, request, follow)
         return done
 
     def forget(self, uid: str) -> None:
