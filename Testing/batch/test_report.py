@@ -13,9 +13,10 @@ from PIL import Image
 
 from protosam.batch.manifest import Row, Structure
 from protosam.batch.report import COLUMNS, PAGE, PICTURES, TABLE, by_doubt, courses, write_report
-from protosam.batch.report_picture import draw_planes, fullest_slices
+from protosam.batch.report_picture import draw_planes
 from protosam.errors import StorageFailure
 from protosam.geometry import Volume
+from protosam.plane_pictures import middle_of
 from protosam.seg_nrrd import Segment
 
 
@@ -127,7 +128,7 @@ def test_a_report_that_cannot_be_written_is_told(tmp_path: Path):
 
 def test_an_outline_is_drawn_where_the_segment_is_fullest(tmp_path: Path, a_ball: Volume):
     mask = np.asarray(a_ball.voxels) > 70
-    assert all(abs(n - 12) <= 1 for n in fullest_slices(mask))
+    assert all(abs(n - 12) <= 1 for n in middle_of(mask))
     draw_planes(tmp_path / "with.png", a_ball, [Segment("liver", mask, (1.0, 0.0, 0.0))])
     draw_planes(tmp_path / "without.png", a_ball, [])
     reds = []

@@ -19,7 +19,7 @@ from protosam import __version__
 from protosam.cli import doctor
 from protosam.cli.app import app
 from protosam.cli.engines import Answer, Choice, InProcessEngine, Job, WorkerEngine
-from protosam.cli.picture import draw_segment, middle_of
+from protosam.cli.picture import draw_segment
 from protosam.cli.prompt_options import parse_axis, parse_boxes, parse_points, parse_window
 from protosam.cli.seed import bright_body_centre
 from protosam.errors import Cancelled, InvalidInput, InvalidPrompt, WorkerDied
@@ -38,6 +38,7 @@ from protosam.models.tiny import TinySAM
 from protosam.models.tiny_predictor import save_tiny
 from protosam.models.weights import WeightsStatus
 from protosam.phantom import Phantom, make_phantom
+from protosam.plane_pictures import middle_of
 from protosam.prompts import Point, PromptSet
 from protosam.volume_io import read_labelmap, read_segmentation
 

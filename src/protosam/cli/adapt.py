@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from protosam.cli.options import (
     DeviceOption,
     ModelOption,
     WeightsOption,
+    given,
     listed,
 )
 from protosam.cli.screen import EXIT_FAILURE, messages, progress_bar, results, show_table
@@ -68,15 +69,11 @@ def adapt(  # noqa: PLR0913 - each option of the command is a parameter
     weights_dir: WeightsOption = None,
 ) -> None:
     """Teach the model from corrected cases; what is worse than before is not let in."""
-    import dataclasses
-
     from protosam.learn.adapt_order import AdaptOrder, Watch
     from protosam.learn.gated_run import adapt as carry_out
     from protosam.learn.recipe import RecipeSettings
     from protosam.learn.unlabelled.methods import DEFAULT
 
-    given = {"steps": steps, "examples": examples}
-    changed: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     order = AdaptOrder(
         cases=cases,
         name=name,
@@ -89,7 +86,7 @@ def adapt(  # noqa: PLR0913 - each option of the command is a parameter
         model=model,
         weights_dir=weights_dir,
         device=device,
-        settings=dataclasses.replace(RecipeSettings(seed=seed), **changed),
+        settings=RecipeSettings(seed=seed, **given(steps=steps, examples=examples)),
     )
     with progress_bar("adapting") as bar:
         result = carry_out(order, Watch(bar))

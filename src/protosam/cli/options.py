@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -92,6 +92,11 @@ def server_of(worker: str, token_file: Path | None, tls_ca: Path | None) -> Serv
             "--token-file and --tls-ca are for a worker that listens.", "Give --worker HOST:PORT."
         )
     return None
+
+
+def given(**options: object) -> dict[str, Any]:
+    """Return the options that were given; the others keep what the settings say."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -6,10 +6,11 @@ The recipe is `protosam.learn.train_base`. Speaks no coordinates.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from protosam.cli.options import given
 from protosam.cli.screen import progress_bar, results
 
 if TYPE_CHECKING:
@@ -67,14 +68,9 @@ def train_base(  # noqa: PLR0913 - each option of the command is a parameter
     path = out / "settings.json" if resume and settings_file is None else settings_file
     if path is not None:
         settings = TrainBaseSettings.from_json(_text_of(path))
-    given = {
-        "steps": steps,
-        "decay_steps": decay_steps,
-        "seed": seed,
-        "processes": processes,
-        "device": device,
-    }
-    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    changed = given(
+        steps=steps, decay_steps=decay_steps, seed=seed, processes=processes, device=device
+    )
     settings = dataclasses.replace(settings, **changed)
     with progress_bar("training") as bar:
 

@@ -20,6 +20,8 @@ from protosam.cli.options import (
     ModelOption,
     SplitOption,
     WeightsOption,
+    given,
+    listed,
 )
 from protosam.cli.screen import progress_bar, results
 
@@ -42,18 +44,13 @@ def train_auto(  # noqa: PLR0913 - each option of the command is a parameter
     weights_dir: WeightsOption = None,
 ) -> None:
     """Teach where to click for one label, from finished cases, in minutes; see segment --auto."""
-    import dataclasses
-
-    from protosam.cli.options import listed
     from protosam.learn.auto_training import AutoSettings
     from protosam.learn.finished_cases import CaseChoice
     from protosam.learn.train_auto import train_auto as train
     from protosam.models.add_ons import place_for
     from protosam.models.load import load_model
 
-    given = {"steps": steps, "slices": slices}
-    changed = {name: value for name, value in given.items() if value is not None}
-    settings = dataclasses.replace(AutoSettings(seed=seed), **changed)
+    settings = AutoSettings(seed=seed, **given(steps=steps, slices=slices))
     choice = CaseChoice(data, listed(labels), split, listed(cases), limit)
     target = place_for(out, "auto")
     with progress_bar("teaching") as bar:

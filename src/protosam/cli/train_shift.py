@@ -20,6 +20,8 @@ from protosam.cli.options import (
     ModelOption,
     SplitOption,
     WeightsOption,
+    given,
+    listed,
 )
 from protosam.cli.screen import EXIT_FAILURE, messages, progress_bar, results
 
@@ -42,18 +44,13 @@ def train_shift(  # noqa: PLR0913 - each option of the command is a parameter
     weights_dir: WeightsOption = None,
 ) -> None:
     """Teach a model the objects of a few finished cases, in about a minute; see --adapter."""
-    import dataclasses
-
-    from protosam.cli.options import listed
     from protosam.learn.finished_cases import CaseChoice
     from protosam.learn.shift import ShiftSettings
     from protosam.learn.train_shift import train_shift as train
     from protosam.models.add_ons import place_for
     from protosam.models.load import load_model
 
-    given = {"steps": steps, "examples": examples}
-    changed = {name: value for name, value in given.items() if value is not None}
-    settings = dataclasses.replace(ShiftSettings(seed=seed), **changed)
+    settings = ShiftSettings(seed=seed, **given(steps=steps, examples=examples))
     choice = CaseChoice(data, listed(labels), split, listed(cases), limit)
     target = place_for(out, "shift")
     with progress_bar("teaching") as bar:

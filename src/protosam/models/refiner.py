@@ -7,9 +7,8 @@ Owns loading and saving of the head, and the way from fields to its grid and bac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from protosam.models.corrector_file import (
     write_corrector,
 )
 from protosam.models.head_maps import HeadGrid, box_of, evidence_in, head_maps, resampled
-from protosam.models.precision import has_fast_bfloat16
+from protosam.models.precision import fast_precision
 from protosam.models.views import SURE, Field, fused
 from protosam.models.volume_head import HeadSettings, VolumeHead
 from protosam.prompts import Point
@@ -114,18 +113,13 @@ class Refiner:
         grid = HeadGrid.over(box, volume.spacing_kji_mm)
         evidence = evidence_in(box, volume, views, membership, window)
         maps = head_maps(evidence, grid, points).to(self.device)
-        with self._precision():
+        with fast_precision(self.device):
             correction = self._head(maps)
         change = resampled(correction.float().cpu(), box.shape_kji)[0, 0].numpy()
         extent = whole.extent.union(box)
         logits = whole.on(extent)
         logits[box.relative_to(extent).slices] += np.float32(TRUST) * change
         return Field(extent, logits.clip(-SURE, SURE), whole.weight)
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        if not has_fast_bfloat16(self.device):
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def save_head(head: VolumeHead, path: Path, facts: dict[str, str]) -> None:

@@ -8,10 +8,9 @@ be refined.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +30,7 @@ from protosam.models.decoder_maps import (
     resampled,
 )
 from protosam.models.planes import Logits, Patch
-from protosam.models.precision import has_fast_bfloat16
+from protosam.models.precision import fast_precision
 from protosam.models.slice_model import SlicePrompts
 from protosam.models.token_grid import NeckTokens
 
@@ -131,18 +130,13 @@ class SliceRefiner:
             is zero.
         """
         maps = decoder_maps(seen.evidence, seen.prompts)
-        with self._precision():
+        with fast_precision(self.device):
             change = self._decoder(
                 maps.to(self.device, memory_format=torch.channels_last)
             )  # (1, 1, row, col)
         added = resampled(change.float().cpu(), seen.patch.rect.shape)[0, 0].numpy()
         logits: Logits = (seen.patch.logits + TRUST * added).astype(np.float32)
         return Patch(seen.patch.rect, logits)
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        if not has_fast_bfloat16(self.device):
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def save_decoder(decoder: SliceDecoder, path: Path, facts: dict[str, str]) -> None:
