@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from protosam.models.cards import card_named
+from protosam.models.weights import locate_weights
+from protosam.phantom import make_phantom
 from protosam.prompts import Point, PromptSet
 from protosam.wire.client import WorkerClient
 from protosam.wire.frames import FrameDecoder, RefusedFrame, encode
@@ -194,3 +197,19 @@ def drain_until(client, condition, limit_s=LIMIT_S):
 @pytest.fixture
 def until():
     return drain_until
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom()
+
+
+@pytest.fixture(scope="module")
+def real(phantom):
+    """Client of the worker that users get, with the phantom open."""
+    if locate_weights(card_named("protosam-tiny")) is None:
+        pytest.skip("no weights of protosam-tiny")
+    with WorkerClient() as one:
+        one.open_volume(phantom.volume)
+        one.models().wait(120)
+        yield one

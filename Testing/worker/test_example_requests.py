@@ -7,12 +7,8 @@ import pytest
 
 from protosam.errors import Cancelled, InvalidInput, UnreadableFile, WorkerFailure
 from protosam.extents import Extent, bounding_extent, pack_bits
-from protosam.models.cards import card_named
-from protosam.models.weights import locate_weights
-from protosam.phantom import make_phantom
 from protosam.prompts import Point, PromptSet
 from protosam.wire import messages
-from protosam.wire.client import WorkerClient
 
 LIMIT_S = 20.0
 
@@ -159,21 +155,6 @@ def test_a_volume_that_was_never_given_is_refused(a_client, a_volume):
 
 
 # The worker that users get.
-
-
-@pytest.fixture(scope="module")
-def phantom():
-    return make_phantom()
-
-
-@pytest.fixture(scope="module")
-def real(phantom):
-    if locate_weights(card_named("protosam-tiny")) is None:
-        pytest.skip("no weights of protosam-tiny")
-    with WorkerClient() as one:
-        one.open_volume(phantom.volume)
-        one.models().wait(120)
-        yield one
 
 
 @pytest.mark.slow

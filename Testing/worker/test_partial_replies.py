@@ -12,14 +12,10 @@ import pytest
 from protosam.errors import Cancelled, WorkerFailure
 from protosam.extents import Extent, unpack_bits
 from protosam.mending import CleanUp
-from protosam.models.cards import card_named
 from protosam.models.load import load_model
 from protosam.models.segmenter import Segmenter, SegmentRequest
-from protosam.models.weights import locate_weights
-from protosam.phantom import make_phantom
 from protosam.prompts import Point, PromptSet
 from protosam.wire import messages
-from protosam.wire.client import WorkerClient
 from protosam.wire.frames import FrameDecoder
 from protosam.wire.messages import parse_reply
 from protosam.worker.outbox import Outbox
@@ -113,21 +109,6 @@ def test_a_request_that_was_cancelled_here_hears_no_more_of_them(a_client, a_vol
 
 
 # The worker that users get.
-
-
-@pytest.fixture(scope="module")
-def phantom():
-    return make_phantom()
-
-
-@pytest.fixture(scope="module")
-def real(phantom):
-    if locate_weights(card_named("protosam-tiny")) is None:
-        pytest.skip("no weights of protosam-tiny")
-    with WorkerClient() as one:
-        one.open_volume(phantom.volume)
-        one.models().wait(120)
-        yield one
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ from protosam.intensity import Window
 from protosam.metrics import dice
 from protosam.models.cards import card_named
 from protosam.models.weights import locate_weights
-from protosam.phantom import make_phantom
 from protosam.prompts import Point, PromptSet
 from protosam.wire import messages
 from protosam.wire.client import WorkerClient
@@ -24,11 +23,6 @@ from protosam.wire.client import WorkerClient
 pytestmark = pytest.mark.slow
 
 LIMIT_S = 120.0
-
-
-@pytest.fixture(scope="module")
-def phantom():
-    return make_phantom()
 
 
 @pytest.fixture(scope="module")
