@@ -21,6 +21,9 @@ class Here:
     def __init__(self, work) -> None:
         self.work, self.waiting = work, []
 
+    def expect(self, tasks: int) -> None:
+        """Nothing is to be made ready."""
+
     @property
     def has_room(self) -> bool:
         return not self.waiting

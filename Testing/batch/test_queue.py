@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from phantom_series import Ids, Layout, write_series
 from protosam.batch.lanes import LanePool, Limits
 from protosam.batch.manifest import FILE, OUTCOME, RESULTS, Manifest, Row, commit, committed
 from protosam.batch.queue import Hooks, Progress
-from protosam.batch.work import WORKING
+from protosam.batch.work import WORKING, Order, SeriesWork
 from protosam.dicom.find import find_series
 from protosam.dicom.sources import files_of
 from protosam.errors import InvalidInput, ModelUnavailable, StorageFailure, UnreadableFile
@@ -287,6 +288,34 @@ def test_a_manifest_that_cannot_be_written_is_told(a_full_disk: Path):
         rows = [Row(f"k{n}", "1.2", reason="x" * 1000) for n in range(200)]
         with pytest.raises(StorageFailure, match="No space"):
             manifest.enrol(rows)
+
+
+def test_lanes_are_begun_before_there_is_a_task_and_no_more_than_are_needed(a_study, tmp_path):
+    before = set(multiprocessing.active_children())
+
+    def lanes() -> int:
+        return len(set(multiprocessing.active_children()) - before)
+
+    pool = LanePool(SeriesWork(Order(tmp_path, CheapWay())), 3)
+    try:
+        pool.expect(2)
+        assert lanes() == 2
+        pool.expect(200)
+        assert lanes() == 3
+        pool.expect(1)
+        assert lanes() == 1
+    finally:
+        pool.stop()
+    assert lanes() == 0
+
+
+def test_a_batch_without_a_series_leaves_no_lane_behind(tmp_path):
+    source = tmp_path / "empty"
+    source.mkdir()
+    (source / "notes.txt").write_text("nothing of this")
+    before = set(multiprocessing.active_children())
+    assert go(source, tmp_path / "out", lambda work: LanePool(work, 2))
+    assert set(multiprocessing.active_children()) == before
 
 
 def test_impossible_limits_are_refused():

@@ -91,6 +91,14 @@ class LanePool:
         self._lanes: list[_Lane] = []
         self._attempts: dict[str, int] = {}
 
+    def expect(self, tasks: int) -> None:
+        """Begin lanes for so many tasks: they load the model while others look for series."""
+        wanted = min(tasks, self._count)
+        while len(self._lanes) < wanted:
+            self._new_lane()
+        idle = [lane for lane in self._lanes if lane.task is None]
+        self._end(idle[: len(self._lanes) - wanted])
+
     @property
     def has_room(self) -> bool:
         """Whether a lane is free, or may still be made."""
@@ -111,17 +119,20 @@ class LanePool:
         return [Ended(row) for row in found if row is not None]
 
     def stop(self) -> None:
-        """End all lanes: those that work by force, the others by closing their pipes."""
-        for lane in self._lanes:
-            if lane.task is not None:
+        """End all lanes: those that work or still load by force, others by closing their pipes."""
+        self._end(list(self._lanes))
+
+    def _end(self, lanes: Sequence[_Lane]) -> None:
+        for lane in lanes:
+            if lane.task is not None or not lane.ready:
                 lane.process.kill()
             lane.pipe.close()
-        for lane in self._lanes:
+        for lane in lanes:
             lane.process.join(STOP_S)
             if lane.process.exitcode is None:
                 lane.process.kill()
                 lane.process.join()
-        self._lanes.clear()
+            self._lanes.remove(lane)
 
     def _new_lane(self) -> _Lane:
         context = multiprocessing.get_context("spawn")

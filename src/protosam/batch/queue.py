@@ -71,6 +71,10 @@ class Work(Protocol):
 class Pool(Protocol):
     """Those who compute."""
 
+    def expect(self, tasks: int) -> None:
+        """Make ready for so many tasks at most; who would have nothing to do is sent home."""
+        ...
+
     @property
     def has_room(self) -> bool:
         """Whether one more task can be started."""
@@ -149,7 +153,9 @@ def run_queue(
             # The tasks may be a part of the source only, so what is missing is not gone.
             manifest.record([_cancelled(row) for row in manifest.rows if row.is_open])
             return False
-        return _Run(manifest, pool, own, _open(manifest, tasks)).to_the_end()
+        waiting = _open(manifest, tasks)
+        pool.expect(len(waiting))
+        return _Run(manifest, pool, own, waiting).to_the_end()
     finally:
         pool.stop()
 

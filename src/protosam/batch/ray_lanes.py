@@ -124,6 +124,15 @@ class RayPool:
         self._seats: list[_Seat] = []
         self._attempts: dict[str, int] = {}
 
+    def expect(self, tasks: int) -> None:
+        """Begin actors for so many tasks: they load the model while others look for series."""
+        wanted = min(tasks, self._count)
+        while len(self._seats) < wanted:
+            self._new_seat()
+        idle = [seat for seat in self._seats if seat.task is None]
+        for seat in idle[: len(self._seats) - wanted]:
+            self._dropped(seat)
+
     @property
     def has_room(self) -> bool:
         """Whether an actor is free, or may still be made."""

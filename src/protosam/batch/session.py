@@ -100,10 +100,14 @@ def run_batch(plan: Plan, pool_of: PoolOf, hooks: Hooks | None = None) -> Summar
             plan.show_patient,
         )
         with _files(plan, manifest, own) as files:
-            found = inventory(files, straighten=plan.straighten, show_names=plan.show_patient)
-            manifest.enrol(found.refused)
             pool = pool_of(SeriesWork(order))
-            went_through = run_queue(manifest, found.tasks, pool, own)
+            try:
+                pool.expect(len(files.paths))
+                found = inventory(files, straighten=plan.straighten, show_names=plan.show_patient)
+                manifest.enrol(found.refused)
+                went_through = run_queue(manifest, found.tasks, pool, own)
+            finally:
+                pool.stop()
         problems: list[str] = []
         if plan.store and plan.server is not None and went_through:
             problems = store_results(Pacs(plan.server), manifest, own.should_stop)
