@@ -7,6 +7,7 @@ import signal
 import time
 
 import numpy as np
+import pytest
 
 from protosam.clicks import first_click
 
@@ -102,6 +103,7 @@ def test_a_point_that_is_dragged_moves_and_the_mask_follows(page, phantom, tmp_p
     assert page.mask(tmp_path).any()
 
 
+@pytest.mark.wall_clock
 def test_cancel_ends_a_propagation_and_leaves_the_segment_as_it_was(page, phantom):
     worker = page.served.worker()
     page.click(phantom.clicks[0][0], wait=False)
@@ -117,6 +119,7 @@ def test_cancel_ends_a_propagation_and_leaves_the_segment_as_it_was(page, phanto
     assert page.alerts() == []
 
 
+@pytest.mark.wall_clock
 def test_scrolling_stays_live_while_an_answer_takes_three_seconds(page, phantom, dice_of):
     worker = page.served.worker()
     page.act("scope:slice")

@@ -173,6 +173,7 @@ def test_a_click_in_a_view_lands_on_its_voxel_and_grows_the_object(
 
 
 @pytest.mark.slow
+@pytest.mark.wall_clock
 def test_two_organs_are_told_apart_and_nothing_holds_the_host_up(host, phantom, tmp_path):
     voxels, labels, affine, parent = shaped(phantom, "anisotropic")
     host.load(voxels, affine, parent)

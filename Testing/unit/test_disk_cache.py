@@ -160,6 +160,7 @@ def test_files_that_were_never_finished_are_removed_when_old(store):
     assert new.exists()
 
 
+@pytest.mark.wall_clock
 def test_writing_keeps_nobody_waiting_and_drops_what_is_too_much(tmp_path):
     may_write = threading.Event()
 

@@ -293,6 +293,7 @@ def test_a_contiguous_array_is_handed_out_without_a_copy():
     assert np.shares_memory(np.frombuffer(parts[1], dtype="<i2"), array)
 
 
+@pytest.mark.wall_clock
 def test_a_large_array_is_read_in_linear_time_and_without_a_second_copy():
     array = np.zeros((64, 512, 512), "<i2")  # 34 MB
     stream = memoryview(bytes_of(Frame(1, "open", {}, {"a": array})))

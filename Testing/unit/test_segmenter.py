@@ -161,6 +161,7 @@ def test_a_negative_click_in_the_clicked_slice_counts(a_segmenter, an_ellipsoid)
     assert mask[ELLIPSOID_MIDDLE]
 
 
+@pytest.mark.wall_clock
 def test_cancelling_between_slices_is_quick_and_leaves_the_caches_usable(
     region_model, an_ellipsoid
 ):

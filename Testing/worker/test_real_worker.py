@@ -72,6 +72,7 @@ def test_two_clicks_give_the_liver_of_the_phantom(client, phantom):
     assert len(result.slice_scores) > 10
 
 
+@pytest.mark.wall_clock
 def test_propagation_is_cancelled_within_half_a_second(client, phantom):
     elapsed = []
     for attempt in range(3):
@@ -123,6 +124,7 @@ def test_it_stays_below_four_gigabytes_and_tells_its_models(client):
     assert [one.name for one in models if one.loaded] == ["protosam-tiny"]
 
 
+@pytest.mark.wall_clock
 def test_it_prints_nothing_on_the_wire_and_comes_back_after_a_kill(client, phantom):
     told = []
     pending = client.predict(click(phantom, window=Window(-220, 320)), on_progress=told.append)

@@ -111,6 +111,7 @@ def test_draining_can_wait_for_the_first_thing_that_arrives(a_client, a_volume, 
     assert pending.done
 
 
+@pytest.mark.wall_clock
 def test_calls_return_at_once_even_with_a_large_volume(a_client, ask):
     volume = Volume(np.zeros((200, 512, 512), np.int16), np.eye(4))
     started = time.perf_counter()
@@ -161,6 +162,7 @@ def test_progress_is_told_while_a_request_runs(a_client, a_volume, ask):
     assert [one.fraction for one in told] == sorted(one.fraction for one in told)
 
 
+@pytest.mark.wall_clock
 def test_a_running_request_is_cancelled_within_half_a_second(a_client, a_volume, ask):
     a_client.open_volume(a_volume)
     pending = a_client.predict(ask("slow:30"))
@@ -176,6 +178,7 @@ def test_a_running_request_is_cancelled_within_half_a_second(a_client, a_volume,
     assert a_client.predict(ask()).wait(LIMIT_S).mask().any()
 
 
+@pytest.mark.wall_clock
 def test_a_cancel_is_answered_at_once_even_in_the_middle_of_a_long_step(a_client, a_volume, ask):
     a_client.open_volume(a_volume)
     outcomes = []
@@ -245,6 +248,7 @@ def test_predictions_without_a_target_leave_each_other_alone(a_client, a_volume,
     assert all(one.wait(LIMIT_S).mask().any() for one in both)
 
 
+@pytest.mark.wall_clock
 def test_prewarming_makes_way_for_a_click(a_client, a_volume, ask):
     a_client.open_volume(a_volume)
     warm = a_client.prewarm(messages.Prewarm(a_volume.uid, (1, 2, 3), count=4000))
@@ -285,6 +289,7 @@ def kill(client):
     os.kill(client.state.hello.pid, signal.SIGKILL)
 
 
+@pytest.mark.wall_clock
 def test_a_worker_killed_in_the_middle_is_one_failure_within_a_second(
     a_client, a_volume, ask, until
 ):
@@ -414,6 +419,7 @@ def test_closing_stdin_ends_an_idle_worker(a_raw_worker):
 
 
 @pytest.mark.parametrize(("command", "limit_s"), [("slow:60", 1.0), ("stuck:60", 3.0)])
+@pytest.mark.wall_clock
 def test_closing_stdin_ends_a_working_worker(a_raw_worker, a_volume, ask, command, limit_s):
     a_raw_worker.ask(1, messages.OpenVolume(a_volume.uid, a_volume.voxels, a_volume.affine))
     a_raw_worker.ask(2, ask(command))
@@ -523,6 +529,7 @@ def test_closing_a_volume_does_not_take_it_from_a_click_that_came_before(a_clien
     assert waits.wait(LIMIT_S).mask().any()
 
 
+@pytest.mark.wall_clock
 def test_stats_and_hello_are_answered_while_the_device_is_busy(a_client, a_volume, ask):
     a_client.open_volume(a_volume)
     pending = a_client.predict(ask("stuck:2"))
