@@ -19,6 +19,7 @@ from protosam.intensity import Window
 from protosam.learn.finished_cases import FinishedCase
 from protosam.learn.fronts import front_of
 from protosam.learn.lessons import (
+    CARRIED,
     FRAME_SHIFT,
     QUESTIONS,
     WINDOW_SHIFT,
@@ -146,7 +147,7 @@ def test_every_question_gives_every_learning_block_a_gradient_and_nothing_else(
     a_model: TinySliceModel, kind: str, tier: str
 ) -> None:
     settings = RecipeSettings(tier=tier, rear_blocks=1, rank=2)  # type: ignore[arg-type]
-    lessons = [one for one in some_lessons(a_model, settings) if one.followed is not None]
+    lessons = [one for one in some_lessons(a_model, settings) if len(one.onward) == CARRIED]
     with_adapter(a_model, settings)
     asker = Asker(pupil_of(a_model), front_of(a_model, settings.blocks))
     asker.loss(lessons[0], np.random.default_rng(0), kind).backward()
@@ -225,6 +226,31 @@ def test_what_is_practised_beside_the_cases_is_the_same_for_a_seed_and_no_patien
     assert not {case.image.uid for case in first} & {case.image.uid for case in other}
     for case in first:
         assert case.wanted and all((case.labels.voxels == n).any() for n in case.wanted)
+
+
+def test_an_answer_is_carried_on_with_its_errors(
+    a_model: TinySliceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesson = next(one for one in some_lessons(a_model) if len(one.onward) == CARRIED)
+    with_adapter(a_model, QUICK)
+    pupil = pupil_of(a_model)
+    asked, answers = [], []
+    ask, on_slice = pupil.ask, pupil.on_slice
+    monkeypatch.setattr(pupil, "ask", lambda e, p, s: (asked.append(p), ask(e, p, s))[1])
+    monkeypatch.setattr(
+        pupil, "on_slice", lambda e, x: (answers.append(on_slice(e, x)), answers[-1])[1]
+    )
+    asker, lengths = Asker(pupil, front_of(a_model, 1)), set()
+    for seed in range(8):
+        asked.clear()
+        answers.clear()
+        asker.loss(lesson, np.random.default_rng(seed), "carried").backward()
+        told = [one.neighbour_logits for one in asked if one.neighbour_logits is not None]
+        lengths.add(len(told))
+        for beside, answer in zip(told, answers[-len(told) :], strict=True):
+            assert beside is answer  # what was answered in the slice before, not the truth
+        assert asked[-1].count == 0
+    assert lengths == {1, 2}
 
 
 def test_positive_clicks_lie_on_the_object(

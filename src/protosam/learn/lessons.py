@@ -4,8 +4,10 @@ Owns which slices are taken, how they are looked at (as a whole and closer, by t
 `planes.focus`; beside a neighbour of which the object is known), how they are varied (the kept work
 of the front cannot be, so that variants are encoded beside it) and what is asked: a click, a box,
 the same click looked at closer with the first answer as prior, a correction where the answer is
-wrong, a neighbour without a click. Answers before the last one are given without gradient, as in
-SAM's training (Kirillov et al. 2023, appendix A). Coordinates are (row, col) of a look.
+wrong, a neighbour without a click whose slice beside is known, and an answer carried from slice to
+slice with its errors, as a whole object is found. Answers before the last one are given without
+gradient, as in SAM's training (Kirillov et al. 2023, appendix A). Coordinates are (row, col) of a
+look.
 """
 
 from __future__ import annotations
@@ -33,8 +35,18 @@ from protosam.prompts import PromptSet
 BoolArray = npt.NDArray[np.bool_]
 Float32Array = npt.NDArray[np.float32]
 
-QUESTIONS = {"click": 0.3, "box": 0.1, "closer": 0.2, "corrected": 0.25, "followed": 0.15}
+QUESTIONS = {
+    "click": 0.25,
+    "box": 0.1,
+    "closer": 0.15,
+    "corrected": 0.2,
+    "followed": 0.1,
+    "carried": 0.2,
+}
 """Distribution of the questions."""
+
+CARRIED = 2
+"""How many slices an answer is carried on in a lesson, at most: each one costs an encoding."""
 
 SURE = 6.0
 """Logit of what is told of a neighbouring slice whose object is known."""
@@ -87,8 +99,8 @@ class Lesson:
     whole: Look
     closer: Look
     """The same slice, as it is looked at after the first answer."""
-    followed: Look | None
-    """A slice beside it (perhaps past the object's end), in the rectangle of `closer`."""
+    onward: tuple[Look, ...]
+    """The next slices on one side (perhaps past the object's end), in the rectangle of `closer`."""
 
 
 def lessons_of(
@@ -161,13 +173,18 @@ class _Lecturer:
         else:
             moved = moved_frame(seen, self._variant.frame_shift, rng).intersection(planes.whole)
             rect = focus(planes, moved, current=None)
-        beside = index + int(rng.choice([-1, 1]))
-        followed = None
-        if self._model.reads_neighbours and 0 <= beside < planes.depth:
-            followed = self._look(beside, rect, label)
         whole = self._look(index, planes.whole, label)
         closer = whole if rect == planes.whole else self._look(index, rect, label)
-        return Lesson(whole, closer, followed)
+        onward = tuple(self._look(n, rect, label) for n in self._onward(index, rng))
+        return Lesson(whole, closer, onward)
+
+    def _onward(self, index: int, rng: np.random.Generator) -> list[int]:
+        """Slices that come next, on a side drawn by chance; none for models that follow nothing."""
+        if not self._model.reads_neighbours:
+            return []
+        side = int(rng.choice([-1, 1]))
+        next_ones = (index + side * n for n in range(1, CARRIED + 1))
+        return [n for n in next_ones if 0 <= n < self._planes.depth]
 
     def _look(self, index: int, rect: Rect, label: int) -> Look:
         stack = self._planes.stack(index, rect, self._model.context_slices)
@@ -194,23 +211,36 @@ class Asker:
     ) -> torch.Tensor:
         """Loss of one question, of a kind of `QUESTIONS` or drawn from them."""
         chosen = str(pick(rng, QUESTIONS)) if kind is None else kind
-        if chosen == "followed" and lesson.followed is not None:
-            return self._followed(lesson, lesson.followed)
+        if chosen == "followed" and lesson.onward:
+            return self._judged_beside(lesson.onward[0], _known(lesson.closer.truth))
         prompts = _opening(lesson.whole.truth, rng, box=chosen == "box")
         look = lesson.whole
-        if chosen in ("closer", "corrected") and lesson.closer is not lesson.whole:
-            with torch.no_grad():
-                found = self._answer(self._front.finish(look.begun), prompts)
+        if chosen in ("closer", "corrected", "carried") and lesson.closer is not lesson.whole:
+            found = self._found(look, prompts)
             prompts = _moved(prompts, Patch(look.rect, found), lesson.closer.rect)
             look = lesson.closer
+        if chosen == "carried" and lesson.onward:
+            return self._carried(lesson, prompts, int(rng.integers(len(lesson.onward))))
         embedding = self._front.finish(look.begun)
         if chosen == "corrected":
             prompts = self._corrected(look, embedding, prompts, int(rng.integers(1, 3)))
         return self._judged(look, embedding, prompts)
 
-    def _followed(self, lesson: Lesson, followed: Look) -> torch.Tensor:
-        prompts = SlicePrompts(neighbour_logits=_known(lesson.closer.truth))
-        return self._judged(followed, self._front.finish(followed.begun), prompts)
+    def _carried(self, lesson: Lesson, prompts: SlicePrompts, last: int) -> torch.Tensor:
+        """Carry the answer to a click over some slices; the last one is judged."""
+        found = self._found(lesson.closer, prompts)
+        for look in lesson.onward[:last]:
+            found = self._found(look, SlicePrompts(neighbour_logits=found))
+        return self._judged_beside(lesson.onward[last], found)
+
+    def _judged_beside(self, look: Look, beside: Float32Array) -> torch.Tensor:
+        """Loss of a slice without a click, whose neighbour's answer (H, W) is told."""
+        prompts = SlicePrompts(neighbour_logits=beside)
+        return self._judged(look, self._front.finish(look.begun), prompts)
+
+    @torch.no_grad()
+    def _found(self, look: Look, prompts: SlicePrompts) -> Float32Array:
+        return self._answer(self._front.finish(look.begun), prompts)
 
     def _corrected(
         self, look: Look, embedding: SliceEmbedding, prompts: SlicePrompts, clicks: int
