@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 
 from protosam.cases.corrected import Code, CorrectedCase, CorrectedSegment
 from protosam.cases.layouts import find_cases, import_cases
-from protosam.cases.roles import patient_hash, patient_in_name, role_of
+from protosam.cases.roles import (
+    most_held_out,
+    patient_hash,
+    patient_in_name,
+    role_of,
+    roles_of,
+)
 from protosam.cases.saved import FACTS, MANIFEST, CaseFolder, nifti_bytes
 from protosam.cases.split_files import convert_split, read_split
 from protosam.errors import GeometryError, InvalidInput, StorageFailure, UnreadableFile
@@ -92,6 +98,27 @@ def test_about_the_asked_share_of_patients_is_held_out() -> None:
     roles = [role_of(patient_hash(str(n)), 0.25) for n in range(2000)]
     assert roles.count("held-out") / 2000 == pytest.approx(0.25, abs=0.04)
     assert all(role_of(patient_hash(str(n)), 0.0) == "train" for n in range(50))
+
+
+@given(st.sets(st.text("abcdef0123456789", min_size=1), min_size=1, max_size=30))
+def test_of_a_few_patients_most_teach(patients: set[str]) -> None:
+    hashes = {patient_hash(p) for p in patients}
+    roles = roles_of(hashes)
+    held = {h for h, role in roles.items() if role == "held-out"}
+    assert roles.keys() == hashes
+    assert len(held) <= most_held_out(len(hashes)) <= max(1, len(hashes) // 2)
+    assert all(role_of(h) == "held-out" for h in held)
+    assert len(held) == min(
+        most_held_out(len(hashes)), sum(role_of(h) == "held-out" for h in hashes)
+    )
+
+
+def test_a_folder_keeps_roles_and_lets_further_patients_teach(tmp_path: Path) -> None:
+    folder = CaseFolder.create(tmp_path / "cases", held_out_share=0.99)  # the hashes say: all
+    saved = [folder.save(a_case(n), patient=str(n)) for n in range(5)]
+    assert [one.role for one in saved] == ["held-out", "train", "train", "train", "held-out"]
+    assert folder.save(a_case(5), patient="4").role == "held-out"
+    assert folder.save(a_case(6), patient="1").role == "train"
 
 
 def test_roles_stay_when_cases_are_added_and_a_patient_has_one(tmp_path: Path) -> None:

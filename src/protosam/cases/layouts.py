@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from protosam.cases.corrected import CorrectedCase, CorrectedSegment
-from protosam.cases.roles import Role, patient_hash, patient_in_name, role_of
+from protosam.cases.roles import Role, patient_hash, patient_in_name, roles_of
 from protosam.cases.saved import MANIFEST, CaseFolder
 from protosam.errors import InvalidInput, UnreadableFile
 from protosam.labelled import LabelledCase, LabelledData, read_dataset
@@ -67,7 +67,8 @@ def find_cases(folder: Path) -> CasesFound:
         case.name: patient_hash(str(given.get(case.name, patient_in_name(case.name))))
         for case in data.cases
     }
-    return CasesFound(data, patients, {name: role_of(h) for name, h in patients.items()})
+    roles = roles_of(patients.values())
+    return CasesFound(data, patients, {name: roles[h] for name, h in patients.items()})
 
 
 def import_cases(found: CasesFound, into: CaseFolder) -> tuple[int, int]:

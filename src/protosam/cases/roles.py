@@ -1,8 +1,9 @@
 """Which cases teach and which are held out: decided by the patient, once and for all.
 
-Owns the rule. A patient's key is hashed with a salt; the hash alone says which role all cases of
-that patient have, so that adding cases never moves another one, and two images of one patient are
-never on both sides. Knows nothing of files and images. Speaks no coordinates.
+Owns the rule. A patient's key is hashed with a salt; the hash says which role all cases of that
+patient have, so that two images of one patient are never on both sides. Of a few patients chance
+could hold back most: then further ones teach. Folders that keep roles decide once, when a patient's
+first case comes. Knows nothing of files and images. Speaks no coordinates.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 from protosam.errors import InvalidInput
@@ -21,6 +23,10 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 HELD_OUT_SHARE = 0.25
 """Share of the patients that are held out, in the long run."""
+
+MOST_HELD_OUT = 0.4
+"""Largest share of the patients that are held out, however many the hashes say; one may always be:
+who saves five cases is not to see two of them teach."""
 
 _MOMENT = re.compile(r"_(?:frame|phase|time|visit|scan|t|ed|es)\d*$", re.IGNORECASE)
 
@@ -58,6 +64,38 @@ def role_of(hashed: str, held_out_share: float = HELD_OUT_SHARE) -> Role:
         From 0 to below 1.
     """
     return "held-out" if int(hashed[:8], 16) < held_out_share * 2**32 else "train"
+
+
+def most_held_out(patients: int) -> int:
+    """Most patients that are held out of so many."""
+    return max(1, int(MOST_HELD_OUT * patients))
+
+
+def role_beside(
+    hashed: str, others: Iterable[Role], held_out_share: float = HELD_OUT_SHARE
+) -> Role:
+    """Role of a patient that joins others, whose roles stay.
+
+    Parameters
+    ----------
+    hashed : str
+        Hexadecimal digits, of `patient_hash`.
+    others : iterable of Role
+        Of each patient that is there.
+    held_out_share : float
+        From 0 to below 1.
+    """
+    there = list(others)
+    if there.count("held-out") >= most_held_out(len(there) + 1):
+        return "train"
+    return role_of(hashed, held_out_share)
+
+
+def roles_of(hashes: Iterable[str]) -> dict[str, Role]:
+    """Roles of all patients of a folder that keeps none, by hash: the smallest are held out."""
+    patients = sorted(set(hashes))
+    most = most_held_out(len(patients))
+    return {one: role_of(one) if n < most else "train" for n, one in enumerate(patients)}
 
 
 def patient_in_name(case: str) -> str:

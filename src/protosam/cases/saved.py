@@ -38,7 +38,7 @@ from protosam.cases.corrected import (
     segment_from_json,
     segment_to_json,
 )
-from protosam.cases.roles import HELD_OUT_SHARE, ROLES, Role, patient_hash, role_of
+from protosam.cases.roles import HELD_OUT_SHARE, ROLES, Role, patient_hash, role_beside
 from protosam.errors import InvalidInput, StorageFailure, UnreadableFile
 from protosam.geometry import Volume
 from protosam.labelled import LabelledCase, LabelledData
@@ -161,7 +161,7 @@ class CaseFolder:
                     "Remove the saved case first if this one is to replace it.",
                 )
             hashed = patient_hash(patient, self._manifest.salt)
-            role = role_of(hashed, self._manifest.held_out_share)
+            role = self._role(hashed)
             labels = self._numbers(case)
             id = secrets.token_hex(8)
             files = _written(self.folder / id, case, [labels[s.name] for s in case.segments])
@@ -243,6 +243,13 @@ class CaseFolder:
             for case in self.cases(role)
         )
         return LabelledData(self.folder, cases, tuple(sorted(self._manifest.labels.items())))
+
+    def _role(self, hashed: str) -> Role:
+        """Role of a patient: what it was, or what it is from now on."""
+        known: dict[str, Role] = {case.patient: case.role for case in self._manifest.cases.values()}
+        if hashed in known:
+            return known[hashed]
+        return role_beside(hashed, known.values(), self._manifest.held_out_share)
 
     def _sweep(self) -> None:
         """Delete what a killed program has left: folders that the manifest does not name."""

@@ -116,8 +116,8 @@ def segment(  # noqa: PLR0913 - each option of the command is a parameter
 ) -> None:
     """Segment one object of an image from points and boxes."""
     from protosam.cli.engines import Choice
-    from protosam.cli.segment import Order
     from protosam.cli.segment import segment as carry_out
+    from protosam.cli.segment_order import Order
     from protosam.mending import CleanUp
 
     server = options.server_of(worker, token_file, tls_ca)

@@ -6,10 +6,7 @@ Owns what is refused, because a specialist takes no prompts, and what is told. M
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from protosam.cli.screen import messages, progress_bar, results
 from protosam.errors import InvalidInput
@@ -17,9 +14,7 @@ from protosam.metrics import volume_ml
 from protosam.volume_io import read_volume
 
 if TYPE_CHECKING:
-    from protosam.cli.segment import Order
-    from protosam.geometry import Volume
-    from protosam.models.specialist import Finding
+    from protosam.cli.segment_order import Order
 
 
 def segment_alone(order: Order) -> None:
@@ -33,9 +28,11 @@ def segment_alone(order: Order) -> None:
         What reading, finding and writing raise; nothing has been written then.
     """
     _refuse_prompts(order)
+    from protosam.cli.segment_files import write_segments
     from protosam.learn.unlabelled.specialist_run import find_specialist
     from protosam.models.load import choose_device
     from protosam.models.specialist import load_specialist
+    from protosam.seg_nrrd import Segment
 
     with progress_bar("reading the image") as bar:
         path = find_specialist(order.choice.model)
@@ -46,7 +43,7 @@ def segment_alone(order: Order) -> None:
         found = specialist.find(volume)
         seconds = time.perf_counter() - begun
         bar(1.0, "writing the segments")
-        _write(order.out, found, volume)
+        write_segments(order.out, [Segment(one.name, one.mask) for one in found], volume)
     for one in found:
         size_ml = volume_ml(one.mask, volume.spacing_kji_mm)
         results().print(
@@ -77,16 +74,3 @@ def _refuse_prompts(order: Order) -> None:
             f"A specialist finds its structures alone, without {', '.join(refused)}.",
             "Leave them out, or choose another --model.",
         )
-
-
-def _write(path: Path, found: list[Finding], volume: Volume) -> None:
-    from protosam.cli.segment import SEGMENTATION_ENDING, write_labelmap
-    from protosam.seg_nrrd import Segment, write_segmentation
-
-    if path.name.lower().endswith(SEGMENTATION_ENDING):
-        write_segmentation(path, [Segment(one.name, one.mask) for one in found], volume)
-        return
-    labels = np.zeros(volume.shape_kji, dtype=np.uint8)
-    for number, one in enumerate(found, start=1):
-        labels[one.mask] = number
-    write_labelmap(path, labels, volume)
