@@ -31,7 +31,8 @@ from protosam.learn.finished_cases import CaseChoice, FinishedCase, read_cases
 from protosam.learn.fronts import front_of
 from protosam.learn.gate import CLICKS, boards_of, measure
 from protosam.learn.lessons import lessons_of
-from protosam.learn.recipe import Checkpoint, RecipeSettings, teach, with_adapter
+from protosam.learn.recipe import Checkpoint, RecipeSettings, network_of, teach, with_adapter
+from protosam.learn.train_shift import weights_of
 from protosam.learn.unlabelled.assemble import material_at, term_of
 from protosam.learn.unlabelled.generalists import generalists_of
 from protosam.learn.unlabelled.mean_teacher import PRESETS, MeanTeacherSettings
@@ -43,6 +44,7 @@ from protosam.learn.unlabelled.seen import ObjectIn
 from protosam.learn.unlabelled.specialist_gate import judge_specialist
 from protosam.learn.unlabelled.specialists import Material3D, teach_specialist
 from protosam.models.load import load_model
+from protosam.models.lora import save_adapter
 from protosam.volume_io import read_labelmap
 
 DATASETS = ("la2018_mri", "hippocampus_msd")
@@ -137,6 +139,9 @@ def adapted(args: argparse.Namespace, setting: Setting, method: str, work: Path)
                 should_stop=lambda: False,
                 term=term,
             )
+            # As at work: the decoder's fast form is made from weights that hold the adapter.
+            save_adapter(network_of(model), Path(folder) / "adapter", base_sha256=weights_of(model))
+            model = load_model(device="cpu", adapter=Path(folder) / "adapter")
         row["loss_last"] = round(float(np.mean(taught.losses[-10:])), 4)
         row["unlabelled"] = {} if term is None else term.report()
     marks = measure(model, boards, on_board=lambda _n: None)

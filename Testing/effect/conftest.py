@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 import vtk
 
 import protosam.errors
+import protosam.scene
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -98,6 +100,30 @@ class Node:
         self.disabled = on
 
 
+class RecordingLearning:
+    """Stands for the scene package's learning desk and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.is_teaching = False
+        self.patient_of: Callable[[Any], str] = lambda _node: ""
+
+    def ask_patients(self, patient_of: Callable[[Any], str]) -> None:
+        self.patient_of = patient_of
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def call(*given: Any, **named: Any) -> bool:
+            signature = inspect.signature(getattr(protosam.scene.LearningDesk, name))
+            signature.bind(self, *given, **named)  # raises where the real one would
+            self.calls.append((name, *given, *named.values()))
+            return True
+
+        return call
+
+
 class RecordingController:
     """Stands for the scene package's controller and keeps what it was told."""
 
@@ -107,6 +133,7 @@ class RecordingController:
         from protosam.scene.status import Status
 
         self.client, self.listener, self.calls = client, listener, []
+        self.learning = RecordingLearning()
         self.status = Status(worker="ready", hint="Click inside.", hint_key="first_click")
         self.under_mouse: str | None = None
         self.within = True
@@ -358,7 +385,11 @@ def app(bare_app: App, monkeypatch: pytest.MonkeyPatch) -> App:
     parts = core.Core(
         folder=ROOT / "src",
         scene=types.SimpleNamespace(
-            Controller=RecordingController, PARAMETERS=parameters(), SURE=0.5
+            Controller=RecordingController,
+            PARAMETERS=parameters(),
+            SURE=0.5,
+            about_version=protosam.scene.about_version,
+            standing_cells=protosam.scene.standing_cells,
         ),
         client=types.SimpleNamespace(WorkerClient=RecordingClient),
         errors=protosam.errors,

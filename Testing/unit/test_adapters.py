@@ -141,6 +141,19 @@ def test_a_card_of_another_format_is_refused(a_store: AdapterStore) -> None:
         a_store.versions("liver")
 
 
+def test_a_damaged_version_does_not_stand_in_the_way_of_the_others(a_store: AdapterStore) -> None:
+    first, second, third = (
+        a_store.add("liver", a_card(), a_file, activate=number < 2) for number in range(3)
+    )
+    (third.folder / CARD).write_text("{")
+    assert a_store.version("liver").number == second.number
+    assert a_store.activate("liver", first.number).active
+    assert a_store.rollback("liver").number == second.number
+    a_store.discard("liver", first.number)
+    with pytest.raises(WeightsRefused):
+        a_store.version("liver", third.number)
+
+
 KILLED = """
 import sys, time
 from pathlib import Path

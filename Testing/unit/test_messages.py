@@ -108,7 +108,47 @@ REQUESTS = [
     messages.LoadModel("sam_vit_b", "liver"),
     messages.Stats(),
     messages.Shutdown(),
+    messages.SaveCase("v", "/cases", TAUGHT, (messages.SegmentClicks("liver", CLICKS),), "Mr A"),
+    messages.SaveCase("v", "C:\\cases", (), (), "patient 1", "d1g3st", "2026-11-20"),
+    messages.LookIntoCases("/cases"),
+    messages.Adapt("/cases", "liver"),
+    messages.Adapt(
+        cases="/cases",
+        name="liver",
+        labels=("liver", "2"),
+        tier="decoder",
+        method="ema",
+        unlabelled="/images",
+        sentinels="/sentinels",
+        adapters_dir="/adapters",
+        model="sam_vit_b",
+    ),
+    messages.Adapters(),
+    messages.Adapters("/adapters"),
+    messages.ChangeAdapter("liver", "rollback"),
+    messages.ChangeAdapter("liver", "activate", 3, "/adapters"),
 ]
+VERSION = messages.AdapterInfo(
+    name="liver",
+    number=3,
+    active=True,
+    path="/adapters/liver/v003",
+    tier="decoder",
+    method="labelled",
+    base="protosam-tiny",
+    labels=("liver", "Größe"),
+    cases=5,
+    accepted=True,
+    reason="mean Dice changed by +0.061",
+    validation="validated on other patients",
+    dice_before=0.61,
+    dice_now=0.672,
+)
+DAMAGED = dataclasses.replace(VERSION, active=False, tier="", dice_before=None, dice_now=None)
+STANDINGS = (
+    messages.Standing("base", None, 0.5, 0.625, 12.5, None),
+    messages.Standing("new", 0.25, 0.75, 0.875, 3.5, 0.5),
+)
 REPLIES = [
     messages.Hello("0.1.0", "3.12.1", 4711),
     messages.Ready("protosam-tiny", "cpu", 2.5, ("A note.",)),
@@ -135,6 +175,13 @@ REPLIES = [
     messages.Goodbye(),
     messages.Failed("InvalidPrompt", "It lies outside.", "Click inside."),
     messages.Cancelled("superseded"),
+    messages.CaseSaved("0123456789abcdef", "held-out"),
+    messages.CaseList(5, 1, 4, ("liver", "Größe")),
+    messages.Taught(3, 200, 0.75, 61.5),
+    messages.Adapted(VERSION, STANDINGS, "12 objects", (b"\x89PNG", b"", b"x"), 300.5, ("Hm.",)),
+    messages.Adapted(DAMAGED, (), "", (), 0.0, ()),
+    messages.AdapterList((VERSION, DAMAGED)),
+    messages.AdapterList(()),
 ]
 
 
@@ -537,6 +584,30 @@ def test_requests_hear_what_they_have_asked_for_and_nothing_else():
     assert [apply.hears(one) for one in (part, slices, PROPOSED)] == [False, False, True]
     assert dataclasses.replace(apply, partial=True).hears(slices)
     assert not messages.Stats().hears(PROPOSED)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: messages.SaveCase("v", "", TAUGHT, (), "a"), "No folder"),
+        (lambda: messages.SaveCase("v", "/cases", TAUGHT, (), " "), "whose image"),
+        (lambda: messages.SaveCase("v", "/cases", TAUGHT, (), "a", day="yesterday"), "no day"),
+        (lambda: messages.LookIntoCases(""), "No folder"),
+        (lambda: messages.Adapt("", "liver"), "No folder"),
+        (lambda: messages.ChangeAdapter("liver", "improve"), "'improve'"),
+    ],
+)
+def test_a_request_about_learning_that_cannot_be_right_is_refused(make, told):
+    with pytest.raises(InvalidInput, match=told) as caught:
+        make()
+    assert caught.value.next_step
+
+
+def test_only_a_run_that_teaches_hears_its_steps():
+    step = messages.Taught(1, 2, 0.5, 1.0)
+    assert messages.Adapt("/cases", "liver").hears(step)
+    assert not messages.Adapt("/cases", "liver").hears(PROPOSED)
+    assert not messages.LookIntoCases("/cases").hears(step)
 
 
 def test_an_error_keeps_its_kind_and_sentences_over_the_wire():

@@ -43,7 +43,7 @@ from protosam.learn.recipe import (
     without_adapter,
 )
 from protosam.learn.replay import replayed_cases
-from protosam.models.lora import load_adapter, lora_parameters, save_adapter
+from protosam.models.lora import load_adapter, lora_parameters, merge_lora, save_adapter
 from protosam.models.lora_places import part_of
 from protosam.models.planes import Rect
 from protosam.models.slice_model import SlicePrompts
@@ -296,12 +296,29 @@ def test_an_untaught_adapter_changes_no_answer(a_model: TinySliceModel) -> None:
 def test_the_average_is_of_the_adapter_alone_and_is_what_is_kept(
     a_model: TinySliceModel, tmp_path: Path
 ) -> None:
-    taught(a_model, tmp_path)
+    taught(a_model, tmp_path, RecipeSettings(**{**vars(QUICK), "strength": 1.0}))
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     kept = adapter_of(a_model)
     assert len(state["average"]) == len(kept) == len(state["adapter"])
     assert all(torch.equal(a, k) for a, k in zip(state["average"], kept, strict=True))
     assert any(not torch.equal(a, k) for a, k in zip(state["adapter"], kept, strict=True))
+
+
+def test_a_part_of_the_update_is_kept(a_model: TinySliceModel, tmp_path: Path) -> None:
+    def update(strength: float) -> list[torch.Tensor]:
+        (tmp_path / str(strength)).mkdir()
+        settings = RecipeSettings(**{**vars(QUICK), "strength": strength})
+        before = {name: value.clone() for name, value in a_model.network.state_dict().items()}
+        taught(a_model, tmp_path / str(strength), settings)
+        merged = merge_lora(a_model.network).requires_grad_(False).state_dict()
+        moved = [merged[name] - value for name, value in before.items()]
+        a_model.network.load_state_dict(before)
+        return moved
+
+    whole, part = update(1.0), update(0.5)
+    assert any(bool(x.abs().max() > 1e-4) for x in whole)
+    for x, y in zip(whole, part, strict=True):
+        torch.testing.assert_close(y, x / 2, atol=1e-6, rtol=1e-4)
 
 
 def test_the_same_seed_teaches_the_same_adapter(a_model: TinySliceModel, tmp_path: Path) -> None:
@@ -380,7 +397,15 @@ def test_a_loss_that_is_no_number_ends_the_run(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"rank": 0}, {"average": 1.0}, {"learning_rate": float("nan")}, {"seed": -1}],
+    [
+        {"steps": 0},
+        {"strength": 0.0},
+        {"strength": 1.5},
+        {"rank": 0},
+        {"average": 1.0},
+        {"learning_rate": float("nan")},
+        {"seed": -1},
+    ],
 )
 def test_settings_that_cannot_be_taught_with_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidInput):

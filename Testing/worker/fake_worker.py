@@ -11,6 +11,10 @@ a prediction, so that the wire needs no verb for tests:
 * ``crash``         leaves with exit code 3 at once
 * ``raise`` / ``memory`` / ``nan``   fails in these ways
 * anything else     answers at once
+
+Runs that teach are real processes with fake work in them; the adapter's name is the command:
+`slow`, `stuck`, `print`, `crash` and `raise` as above, `burst`, `refuse` and `no-course`. What is
+kept of cases and adapters is real.
 """
 
 from __future__ import annotations
@@ -26,17 +30,19 @@ WIRE = claim_descriptors() if __name__ == "__main__" else (-1, -1)
 import ctypes  # noqa: E402
 import os  # noqa: E402
 import subprocess  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 from io import FileIO  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from protosam.errors import Cancelled, ModelUnavailable  # noqa: E402
+from protosam.errors import Cancelled, InvalidInput, ModelUnavailable  # noqa: E402
 from protosam.extents import Extent, pack_bits  # noqa: E402
 from protosam.intensity import Window  # noqa: E402
 from protosam.prompts import PromptSet  # noqa: E402
 from protosam.wire import messages  # noqa: E402
 from protosam.worker.engine import EngineStats  # noqa: E402
 from protosam.worker.server import Server  # noqa: E402
+from protosam.worker.teaching import OwnProcess  # noqa: E402
 
 STEP_S = 0.02
 
@@ -139,6 +145,16 @@ class FakeEngine:
             elapsed_s=0.0,
         )
 
+    def keep(self, request, volume):
+        from protosam.worker import keeping  # 1 s of libraries that few tests need
+
+        return keeping.answer(request, volume)
+
+    def course(self, request):
+        if request.name == "no-course":
+            raise InvalidInput("There is no such course.", "Take another one.")
+        return OwnProcess(FakeCourse(request.name))
+
     def _work(self, seconds, on_progress, should_stop):
         steps = max(1, round(seconds / STEP_S))
         for step in range(steps):
@@ -165,6 +181,54 @@ class FakeEngine:
             digest="d1g3st",
             timings_s={"total": 0.0},
             notes=(),
+        )
+
+
+@dataclass(frozen=True)
+class FakeCourse:
+    """What a process of its own does; the name of the adapter is a command."""
+
+    name: str
+
+    def __call__(self, follow):
+        command, _, argument = self.name.partition(":")
+        follow.on_progress(0.5, f"pid {os.getpid()}, nice {os.nice(0)}")
+        if command == "slow":
+            self._steps(follow, max(1, round(float(argument) / STEP_S)))
+        elif command == "burst":
+            for step in range(1, 1001):
+                follow.on_taught(messages.Taught(step, 1000, 0.5, 0.0))
+        elif command == "stuck":
+            time.sleep(float(argument))
+        elif command == "print":
+            print_in_every_way()
+        elif command == "crash":
+            os._exit(3)
+        elif command == "raise":
+            raise KeyError("secret detail")
+        elif command == "refuse":
+            raise InvalidInput("There is no case.", "Save one.")
+        return messages.Adapted(self._version(), (), "", (b"\x89PNG", b""), 0.5, ("A note.",))
+
+    def _steps(self, follow, steps):
+        for step in range(1, steps + 1):
+            if follow.should_stop():
+                raise Cancelled("stopped")
+            time.sleep(STEP_S)
+            follow.on_taught(messages.Taught(step, steps, 1 / step, (steps - step) * STEP_S))
+
+    def _version(self):
+        texts = dict.fromkeys(("path", "tier", "method", "base", "reason", "validation"), "")
+        return messages.AdapterInfo(
+            name=self.name,
+            number=1,
+            active=True,
+            labels=("ball",),
+            cases=1,
+            accepted=True,
+            dice_before=None,
+            dice_now=0.5,
+            **texts,
         )
 
 

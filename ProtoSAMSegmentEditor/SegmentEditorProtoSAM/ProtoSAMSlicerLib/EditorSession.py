@@ -19,6 +19,7 @@ import slicer
 import vtk
 
 from ProtoSAMSlicerLib import Core, Names, Parameters, WorkerProcess
+from ProtoSAMSlicerLib.AdaptDesk import AdaptDesk
 from ProtoSAMSlicerLib.EscapeKey import EscapeKey
 from ProtoSAMSlicerLib.ExamplesDesk import ExamplesDesk
 from ProtoSAMSlicerLib.Mouse import CLICK_PX, Mouse
@@ -58,9 +59,10 @@ class EditorSession:
         self._listed_for: Any = None
         self.panel = OptionsPanel(self)
         self.panel.showTool(self._mouse.tool)
-        scriptedEffect.addOptionsWidget(self.panel.widget)
         self.examples = ExamplesDesk(self, scriptedEffect)
-        scriptedEffect.addOptionsWidget(self.examples.panel.widget)
+        self.adapt = AdaptDesk(self)
+        for panel in (self.panel, self.examples.panel, self.adapt.panel):
+            scriptedEffect.addOptionsWidget(panel.widget)
 
     # Coming and going
 
@@ -286,6 +288,7 @@ class EditorSession:
             return
         self.panel.showStatus(status)
         self.examples.show(status)
+        self.adapt.show(status)
         self._escape.enable(self._escapable())
         if status.worker == "ready" and self._listed_for is not self.client:
             self._listed_for = self.client
@@ -309,12 +312,7 @@ class EditorSession:
 
     def _modelsListed(self, pending: Any) -> None:
         if pending.error is None:
-            models = pending.result().models
-            names = [one.name for one in models]
-            names += [name for name in Names.known(Names.MODELS) if name not in names]
-            self.panel.showChoices(
-                "modelCombo", names, {one.name for one in models if not one.available}
-            )
+            self.panel.showModels(pending.result().models)
 
     # What was pressed
 
@@ -357,7 +355,7 @@ class EditorSession:
         """Show the parameters as they stand on the node."""
         if self._core is None or self._effect.parameterSetNode() is None:
             return
-        self.panel.showChoices("adapterCombo", list(Names.known(Names.ADAPTERS)), set())
+        self.panel.showChoices("adapterCombo", self.adapt.names(), set())
         self.panel.showParameters(lambda name: Parameters.read(self._effect, name))
 
     def logText(self) -> str:

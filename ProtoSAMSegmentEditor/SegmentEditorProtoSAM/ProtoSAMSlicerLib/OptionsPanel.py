@@ -10,14 +10,14 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import qt
 import slicer
 
-from ProtoSAMSlicerLib import Core
+from ProtoSAMSlicerLib import Core, Names
 from ProtoSAMSlicerLib.Translation import tr as _
 
 CHIP_COLOURS = {"ready": "#2e7d32", "starting": "#b26a00", "refused": "#b3261e"}
@@ -178,6 +178,12 @@ class OptionsPanel:
         values = read("Window") == "values"
         ui.windowLowSpin.setEnabled(values)
         ui.windowHighSpin.setEnabled(values)
+
+    def showModels(self, models: Sequence[Any]) -> None:
+        """Offer the worker's models, and the weights files that the user has added."""
+        names = [one.name for one in models]
+        names += [name for name in Names.known(Names.MODELS) if name not in names]
+        self.showChoices("modelCombo", names, {one.name for one in models if not one.available})
 
     def showChoices(self, combo_name: str, names: list[str], unavailable: set[str]) -> None:
         """Offer these names in the combo box of models or adapters, after its first entry."""

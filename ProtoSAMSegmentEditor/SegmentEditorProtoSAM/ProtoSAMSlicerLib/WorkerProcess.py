@@ -31,6 +31,9 @@ REST_MS = 500
 BUSY_MS = 5
 """Between two ticks while something is awaited."""
 
+TEACHING_MS = 50
+"""Between two ticks while no effect is active, and the worker teaches: that takes minutes."""
+
 SEARCH_MS = 20
 """Between two looks at a Python that is being asked."""
 
@@ -45,6 +48,9 @@ and the certificate to trust; all empty = a worker of Slicer's own."""
 
 class Session(Protocol):
     """An effect that is in use, as this module sees it."""
+
+    adapt: Any
+    """Its part about learning, which knows whether a run that it has begun is still on."""
 
     def workerChanged(self) -> None:
         """Take note of another client, or of news about the Pythons."""
@@ -196,7 +202,8 @@ class SharedWorker:
         wanted = [session.drain() for session in list(self._active)]
         if self.client is not None and not wanted and self.client.busy:
             self.client.drain(wait_s=0.005)
-            wanted = [BUSY_MS]
+            teaches = any(session.adapt.isTeaching for session in list(self._known))
+            wanted = [TEACHING_MS if teaches else BUSY_MS]
         if self._search is not None:
             wanted.append(SEARCH_MS)
         if self.closed:

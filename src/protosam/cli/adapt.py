@@ -143,6 +143,12 @@ def _tell(result: AdaptResult, json: Path | None) -> None:
         + (f"is active: use it with {_use(result)}" if version.active else "is kept aside"),
         markup=False,
     )
+    if result.pictures:
+        first = result.pictures[0]
+        results().print(
+            f"Before and after, {len(result.pictures)} pictures: {first} and beside it",
+            markup=False,
+        )
     if json is None:
         return
     from protosam.learn.adapt_order import write_report

@@ -97,6 +97,8 @@ class AdaptResult:
     seconds: float
     notes: tuple[str, ...]
     """Sentences for the user."""
+    pictures: tuple[Path, ...] = ()
+    """Of what has changed, in the version's folder, see `gate_pictures`; specialists have none."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 Owns who changes it, and how; the form of an adapter's folder is `models.adapter_folder`'s, that of
 the card in each version `adapter_cards`'. A version appears complete or not at all and is never
 changed; another one becomes active by replacing one small file. A program that is killed at any
-moment leaves the old adapter active. Knows nothing of tensors and models, and takes no time to
-import. Speaks no coordinates.
+moment leaves the old adapter active. Pictures in a version's folder show patients' images and do
+not leave it: an export is a copy without them. Knows nothing of tensors and models, and takes no
+time to import. Speaks no coordinates.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from protosam.errors import InvalidInput, StorageFailure
-from protosam.learn.adapter_cards import AdapterCard, read_card, verify_files, write_card
+from protosam.learn.adapter_cards import CARD, AdapterCard, read_card, verify_files, write_card
 from protosam.models.adapter_folder import (
     ACTIVE,
     FORMAT,
@@ -34,6 +35,9 @@ from protosam.models.adapter_folder import (
 )
 from protosam.models.weights import make_folder, user_folder
 from protosam.storage import atomic_path, storage_failure
+
+PICTURE = "before-after-{}.png"
+"""Name of a picture in a version's folder, see `gate_pictures`."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -52,6 +56,11 @@ class AdapterVersion:
     def path(self) -> Path:
         """What ``--adapter`` takes: the folder of a LoRA, or the file of a shift."""
         return loadable(self.folder)
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """Pictures of what it has changed."""
+        return tuple(sorted(self.folder.glob(PICTURE.format("*"))))
 
 
 def adapters_folder(given: Path | None = None) -> Path:
@@ -90,18 +99,7 @@ class AdapterStore:
         WeightsRefused
             When a version's card cannot be read.
         """
-        numbers = version_numbers(self.folder / checked_name(name))
-        if not numbers:
-            raise InvalidInput(
-                f"There is no adapter {name!r} in {self.folder}.",
-                f"There are: {', '.join(self.names()) or 'none yet'}.",
-            )
-        active = read_active(self.folder / name).version
-        return tuple(
-            AdapterVersion(name, n, place, read_card(place), n == active)
-            for n in numbers
-            for place in (self._place(name, n),)
-        )
+        return tuple(self._read(name, number) for number in self._numbers(name))
 
     def version(self, name: str, number: int | None = None) -> AdapterVersion:
         """One version; the active one if no number is given.
@@ -111,11 +109,11 @@ class AdapterStore:
         InvalidInput
             When there is none, or none is active.
         """
-        versions = self.versions(name)
-        for one in versions:
-            if one.active if number is None else one.number == number:
-                return one
-        has = ", ".join(str(one.number) for one in versions)
+        numbers = self._numbers(name)
+        wanted = read_active(self.folder / name).version if number is None else number
+        if wanted is not None and wanted in numbers:
+            return self._read(name, wanted)  # alone: a damaged one beside it is no reason to refuse
+        has = ", ".join(str(one) for one in numbers)
         what = "no active version" if number is None else f"no version {number}"
         raise InvalidInput(
             f"The adapter {name!r} has {what}.",
@@ -174,7 +172,7 @@ class AdapterStore:
         InvalidInput
             When nothing was active before.
         """
-        self.versions(name)
+        self._numbers(name)
         with self._held(name):
             now = read_active(self.folder / name)
             before = [n for n in now.before if n is None or self._place(name, n).is_dir()]
@@ -211,7 +209,7 @@ class AdapterStore:
                 raise storage_failure(chosen.folder, error) from error
 
     def export(self, name: str, target: Path, number: int | None = None) -> Path:
-        """Copy a version into a new folder, which peft and ``--adapter`` can load.
+        """Copy a version into a new folder, which peft and ``--adapter`` can load; no pictures.
 
         Raises
         ------
@@ -225,8 +223,28 @@ class AdapterStore:
         if target.exists():
             raise InvalidInput(f"{target} exists already.", "Give a folder that does not exist.")
         make_folder(target.absolute().parent)
-        self._fill_from(target.absolute(), lambda new: _copy(chosen.folder, new))
+        left_out = {CARD, *(path.name for path in chosen.pictures)}
+
+        def copy(new: Path) -> None:
+            for path in sorted(chosen.folder.iterdir()):
+                if path.name not in left_out:
+                    shutil.copyfile(path, new / path.name)
+
+        self._fill(target.absolute(), chosen.card, copy)
         return target
+
+    def _numbers(self, name: str) -> tuple[int, ...]:
+        numbers = tuple(version_numbers(self.folder / checked_name(name)))
+        if not numbers:
+            raise InvalidInput(
+                f"There is no adapter {name!r} in {self.folder}.",
+                f"There are: {', '.join(self.names()) or 'none yet'}.",
+            )
+        return numbers
+
+    def _read(self, name: str, number: int) -> AdapterVersion:
+        place, active = self._place(name, number), read_active(self.folder / name).version
+        return AdapterVersion(name, number, place, read_card(place), number == active)
 
     def _place(self, name: str, number: int) -> Path:
         return version_folder(self.folder / name, number)
@@ -298,8 +316,3 @@ def checked_name(name: str) -> str:
             "Give up to 64 letters, digits, dots, dashes and underscores, a letter or digit first.",
         )
     return name
-
-
-def _copy(source: Path, target: Path) -> None:
-    for path in sorted(source.iterdir()):
-        shutil.copyfile(path, target / path.name)

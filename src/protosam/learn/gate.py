@@ -204,7 +204,11 @@ def boards_of(
 
 
 def measure(
-    model: SliceModel, boards: Sequence[Board], *, on_board: Callable[[int], None]
+    model: SliceModel,
+    boards: Sequence[Board],
+    *,
+    on_board: Callable[[int], None],
+    on_first: Callable[[int, BoolArray], None] | None = None,
 ) -> list[Marks]:
     """Let a model play all boards.
 
@@ -214,12 +218,16 @@ def measure(
     boards : sequence of Board
     on_board : (number) -> None
         Called before each; may raise `Cancelled`.
+    on_first : (number, mask) -> None, optional
+        Gets the answer after one click, of the slice that is played.
     """
     player = _Player(model)
     marks = []
     for number, board in enumerate(boards):
         on_board(number)
         marks.append(player.play(board.target))
+        if on_first is not None and player.first is not None:
+            on_first(number, board.target.board(player.first).copy())
     return marks
 
 
@@ -285,6 +293,8 @@ class _Player:
         # With the decoder that comes with the package, because a user's answers have passed it too.
         self._segmenter = Segmenter(model, decoder=builtin_slice_refiner(model.device))
         self._volume: Volume | None = None
+        self.first: BoolArray | None = None
+        """Answer after one click to the object that was played last, (K, J, I)."""
 
     def settings(self) -> dict[str, str | float]:
         """Return what a report says of the engine; see `robot.Engine`."""
@@ -292,14 +302,16 @@ class _Player:
 
     def begin(self, volume: Volume, plane: Plane | None) -> None:  # noqa: ARG002 - see answer
         """Take a new object; see `robot.Engine`."""
-        self._volume = volume
+        self._volume, self.first = volume, None
 
     def answer(self, prompts: PromptSet) -> BoolArray:
         """Return the object that the prompts mean; see `robot.Engine`."""
         if self._volume is None:
             raise InvalidInput("The player has no image yet.", "Call begin before answer.")
         found = self._segmenter.segment(self._volume, SegmentRequest(prompts))
-        return found.full_mask(self._volume.shape_kji)
+        mask = found.full_mask(self._volume.shape_kji)
+        self.first = mask if self.first is None else self.first
+        return mask
 
     def play(self, target: Target) -> Marks:
         """Play one board."""

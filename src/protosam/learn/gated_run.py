@@ -30,6 +30,7 @@ from protosam.learn.finished_cases import FinishedCase, OnProgress
 from protosam.learn.found_cases import finished
 from protosam.learn.fronts import Front, front_of
 from protosam.learn.gate import Board, Contender, GateReport, Marks, boards_of, judge, measure
+from protosam.learn.gate_pictures import FirstAnswers, draw_pictures
 from protosam.learn.lessons import Lesson, lessons_of
 from protosam.learn.recipe import (
     STATE,
@@ -154,7 +155,7 @@ class _Run:
         )
         shutil.rmtree(self._folder, ignore_errors=True)
         seconds = time.monotonic() - self._begun
-        return AdaptResult(version, report, tier, seconds, tuple(self._notes))
+        return AdaptResult(version, report, tier, seconds, tuple(self._notes), version.pictures)
 
     def _settings(self, tier: Tier) -> RecipeSettings:
         return dataclasses.replace(self._order.settings, tier=tier)
@@ -335,6 +336,7 @@ class _Run:
             contenders["current"] = current.path
         contenders["new"] = loadable(candidate)
         marks: dict[Contender, list[Marks]] = {}
+        answers = FirstAnswers()
         for place, (who, path) in enumerate(contenders.items()):
             model = base if path is None else self._loaded(path)
 
@@ -344,9 +346,11 @@ class _Run:
                 done = (place + number / len(boards)) / len(contenders)
                 self._watch.on_progress(TAUGHT + (1 - TAUGHT) * done, f"gate: {who}")
 
-            marks[who] = measure(model, boards, on_board=on_board)
+            marks[who] = measure(model, boards, on_board=on_board, on_first=answers.of(who))
         marks.setdefault("current", marks["base"])
-        return judge(boards, marks, validation)
+        report = judge(boards, marks, validation)
+        draw_pictures(candidate, boards, report, answers)
+        return report
 
     def _between(self, low: float, high: float) -> OnProgress:
         """Progress of a part of the work, with a look at whether it is still wanted."""

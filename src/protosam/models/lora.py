@@ -167,6 +167,18 @@ def lora_parameters(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for name, parameter in network.named_parameters() if ".lora_" in name]
 
 
+@torch.no_grad()
+def scale_lora(network: nn.Module, factor: float) -> None:
+    """Take so much of the update of every adapter: 1 = all, 0 = the base alone.
+
+    The network then lies on the line between the base and what was learnt, which obeys other
+    questions better than its end does: Wortsman et al. 2022, arXiv 2109.01903, equation 1.
+    """
+    for name, parameter in network.named_parameters():
+        if ".lora_B." in name:  # the update is a product, so one factor of it is enough
+            parameter.mul_(factor)
+
+
 def mark_only_lora_trainable(network: nn.Module) -> None:
     """Freeze everything but the adapters."""
     network.requires_grad_(False)

@@ -14,6 +14,14 @@ from protosam.scene.examples import MadeExample
 from protosam.scene.glyphs import Glyph
 from protosam.scene.grids import ReferenceGrid, matrix_of, reference_grid
 from protosam.scene.layers import BINARY_LABELMAP, Layers
+from protosam.scene.learning import LearningDesk
+from protosam.scene.learning_status import (
+    LearningStatus,
+    LossPoint,
+    RunStatus,
+    about_version,
+    standing_cells,
+)
 from protosam.scene.records import tag_of
 from protosam.scene.review import SURE, ExamplesStatus, ReviewRow, StripSlice
 from protosam.scene.settings import PARAMETERS, Settings
@@ -34,18 +42,24 @@ __all__ = [
     "Glyph",
     "Interpreter",
     "Layers",
+    "LearningDesk",
+    "LearningStatus",
     "Listener",
     "LogicWriter",
+    "LossPoint",
     "MadeExample",
     "Message",
     "PromptRow",
     "ReferenceGrid",
     "ReviewRow",
+    "RunStatus",
     "Settings",
     "Status",
     "StripSlice",
     "Writer",
+    "about_version",
     "matrix_of",
     "reference_grid",
+    "standing_cells",
     "tag_of",
 ]

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from protosam.extents import PointKJI
+from protosam.scene.case_saving import CaseSaving
 from protosam.scene.desk import Desk
 from protosam.scene.editing import Editing, Place
 from protosam.scene.examples import Examples
 from protosam.scene.grids import Node
+from protosam.scene.learning import LearningDesk
 from protosam.scene.reviewing import Reviewing
 from protosam.scene.selection import Selection, look
 from protosam.scene.sessions import Session
@@ -28,8 +30,9 @@ from protosam.scene.status_of import status_of
 from protosam.scene.writing import Writer
 from protosam.wire.client import WorkerClient
 
-BUSY_MS, IDLE_MS, DETACHED_MS = 5, 100, 500
-"""Intervals of the host's timer: while something is awaited, attached, and otherwise."""
+BUSY_MS, TEACHING_MS, IDLE_MS, DETACHED_MS = 5, 50, 100, 500
+"""Intervals of the host's timer: while an answer is awaited, while there is but a run that teaches,
+attached, and otherwise."""
 
 
 def _same(text: str) -> str:
@@ -59,6 +62,14 @@ class Attached:
             self._editing, self._desk, self._place, self._messages.append, translate
         )
         self._reviewing = Reviewing(self._editing, self._place, self._examples)
+        self.learning = LearningDesk(
+            self._desk,
+            self._place,
+            CaseSaving(self._editing, self._place),
+            tell=self._messages.append,
+            translate=translate,
+            publish=self.refresh,
+        )
         self._bad_parameters: tuple[str, ...] = ()
         self._slip = ""
         self.status = Status()
@@ -110,9 +121,17 @@ class Attached:
 
     def wanted_interval_ms(self) -> int:
         """After how long the host should drain next."""
-        if self._desk.client.busy:
+        if self._is_busy():
             return BUSY_MS
+        if self.learning.is_teaching:
+            return TEACHING_MS
         return DETACHED_MS if self._place.editor_node is None else IDLE_MS
+
+    def _is_busy(self) -> bool:
+        """Whether something is awaited besides a run that teaches, which takes minutes."""
+        is_known = self._editing.is_awaiting or self._examples.work is not None
+        is_more = not self.learning.is_teaching or is_known or self._desk.is_awaiting
+        return self._desk.client.busy and is_more
 
     def _look(self) -> None:
         """Take in what is selected and set."""
@@ -186,7 +205,7 @@ class Attached:
         changed, self._editing.prompts_changed = self._editing.prompts_changed, False
         session = self._editing.session()
         now = status_of(self._place, self._desk, session, self._slip, self._translate)
-        now = replace(now, examples=self._reviewing.status())
+        now = replace(now, examples=self._reviewing.status(), learning=self.learning.status())
         if now != self.status:
             self.status = now
             self._listener.status_changed(now)

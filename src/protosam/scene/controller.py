@@ -39,6 +39,8 @@ class Controller(Proposing):
     ----------
     status : Status
         What the listener was last told.
+    learning : LearningDesk
+        Cases, adapters and runs that teach; see there.
     """
 
     _drag: tuple[str, int, Point | Box] | None = None
@@ -185,8 +187,8 @@ class Controller(Proposing):
 
     def scrolled(self, slice_node: Node) -> None:
         """Have the slices round a view's middle made ready for clicks."""
-        source, client = self._place.selection.source, self._desk.client
-        if source is None or client.busy or is_light_box(slice_node):
+        source = self._place.selection.source
+        if source is None or self._is_busy() or is_light_box(slice_node):
             return
         size = slice_node.GetDimensions()
         centre = source.kji_of(xy_to_ras(slice_node, (size[0] / 2, size[1] / 2)))

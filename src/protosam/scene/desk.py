@@ -108,6 +108,18 @@ class Desk:
         self._opened: dict[str, str] = {}
         self._prewarmed_s = self._asked_s = float("-inf")
         self._stats_pending: Pending[StatsReport] | None = None
+        self._awaited: list[Pending[Any]] = []
+        self._named_model, self._had_adapter = "", False
+
+    @property
+    def is_awaiting(self) -> bool:
+        """Whether a volume or slices are on their way to the worker."""
+        self._awaited = [one for one in self._awaited if not one.done]
+        return bool(self._awaited)
+
+    def adapter_path(self, name: str) -> str:
+        """Return what the worker is asked for by the name of an adapter."""
+        return self._adapter_path(name)
 
     def open(self, source: Source) -> bool:
         """Send a volume unless that was done; return whether it was new."""
@@ -117,7 +129,7 @@ class Desk:
         if old is not None:
             self.client.close_volume(old)
         self._opened[source.node_id] = uid
-        self.client.open_volume(source.volume)
+        self._awaited.append(self.client.open_volume(source.volume))
         return True
 
     def close(self, node_id: str) -> None:
@@ -146,7 +158,7 @@ class Desk:
             target=question.target,
             generation=question.generation,
             window=question.window,
-            model=self._model(question.settings),
+            model=self.model_path(question.settings),
             adapter=self._adapter(question.settings),
             clean_up=None if usual else question.settings.clean_up,
             partial=True,
@@ -167,7 +179,7 @@ class Desk:
         request = MakeExample(
             source.volume.uid,
             segments,
-            model=self._model(settings),
+            model=self.model_path(settings),
             adapter=self._adapter(settings),
         )
         return self.client.make_example(request, on_done, on_progress)
@@ -187,7 +199,7 @@ class Desk:
             clicks=wish.clicks,
             target=wish.target,
             generation=wish.generation,
-            model=self._model(wish.settings),
+            model=self.model_path(wish.settings),
             adapter=self._adapter(wish.settings),
             partial=True,
         )
@@ -209,17 +221,16 @@ class Desk:
             return
         self._prewarmed_s = now
         self.open(source)
-        self.client.prewarm(
-            Prewarm(
-                source.volume.uid,
-                centre_kji,
-                axis=axis,
-                window=window,
-                count=PREWARM_SLICES,
-                model=self._model(settings),
-                adapter=self._adapter(settings),
-            )
+        request = Prewarm(
+            source.volume.uid,
+            centre_kji,
+            axis=axis,
+            window=window,
+            count=PREWARM_SLICES,
+            model=self.model_path(settings),
+            adapter=self._adapter(settings),
         )
+        self._awaited.append(self.client.prewarm(request))
 
     def watch(self) -> None:
         """Ask for the worker's memory now and then."""
@@ -234,10 +245,19 @@ class Desk:
             self._asked_s = now
             self._stats_pending = self.client.stats()
 
-    def _model(self, settings: Settings) -> str:
-        return self._model_path(settings.model) if settings.model else ""
+    def model_path(self, settings: Settings) -> str:
+        """Return what the worker is asked for; empty = the model in memory, with its adapter."""
+        if settings.model:
+            self._named_model = self._model_path(settings.model)
+            return self._named_model
+        if settings.adapter or not self._had_adapter:
+            return ""
+        # The model in memory may still have the adapter that is not wanted any more.
+        ready = self.client.state.ready
+        return self._named_model or (ready.model if ready else "")
 
     def _adapter(self, settings: Settings) -> str:
+        self._had_adapter = self._had_adapter or bool(settings.adapter)
         return self._adapter_path(settings.adapter) if settings.adapter else ""
 
 

@@ -139,6 +139,16 @@ class Editing:
             if node_id != keep_segmentation and session.take_back():
                 self.prompts_changed = True
 
+    def awaits(self, node: Node) -> bool:
+        """Whether an answer is awaited for any segment of a segmentation."""
+        node_id = str(node.GetID())
+        return any(key[0] == node_id and one.job is not None for key, one in self._sessions.items())
+
+    @property
+    def is_awaiting(self) -> bool:
+        """Whether an answer is awaited for anything."""
+        return any(one.job is not None for one in self._sessions.values())
+
     def ask(self, session: Session, *, joins: bool = False) -> None:
         """Have the mask follow the prompts that are wanted now; `joins` as in `Job`."""
         source, settings = self._place.selection.source, self._place.settings

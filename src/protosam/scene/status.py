@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
+from protosam.scene.learning_status import LearningStatus
 from protosam.scene.review import ExamplesStatus
 
 Level: TypeAlias = Literal["info", "warning", "error"]
@@ -143,6 +144,8 @@ class Status:
     """What the clean-up has changed in it, in words; empty = nothing."""
     examples: ExamplesStatus = field(default_factory=ExamplesStatus)
     """What goes on with examples, and what there is to review."""
+    learning: LearningStatus = field(default_factory=LearningStatus)
+    """Cases, adapters and the run that teaches."""
 
 
 class Listener(Protocol):

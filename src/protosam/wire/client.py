@@ -41,6 +41,7 @@ DRAIN_S = 0.01
 Done = Callable[[Pending[Any]], object]
 Reported = Callable[[messages.Progress], object]
 Shown = Callable[[messages.Partial], object]
+Learnt = Callable[[messages.Taught], object]
 Suggested = Callable[[messages.ProposedSlices | messages.Proposed], object]
 
 
@@ -213,6 +214,46 @@ class WorkerClient:
     ) -> Pending[messages.ModelLoaded]:
         """Load a model ahead of the first prediction with it."""
         return self._ask(request, on_done, on_progress)
+
+    def save_case(
+        self, request: messages.SaveCase, on_done: Done | None = None
+    ) -> Pending[messages.CaseSaved]:
+        """Have a volume and its finished segments kept; it must have been given."""
+        return self._ask(request, on_done)
+
+    def look_into_cases(
+        self, request: messages.LookIntoCases, on_done: Done | None = None
+    ) -> Pending[messages.CaseList]:
+        """Ask what a folder of cases holds."""
+        return self._ask(request, on_done)
+
+    def adapt(
+        self,
+        request: messages.Adapt,
+        on_done: Done | None = None,
+        on_progress: Reported | None = None,
+        on_taught: Learnt | None = None,
+    ) -> Pending[messages.Adapted]:
+        """Have a new version of an adapter taught; everything else is answered meanwhile.
+
+        `on_taught` gets each step with its loss, for a curve.
+        """
+        pending = self._ask(request, on_done, on_progress)
+        if on_taught is not None:
+            pending.on_partial(on_taught)
+        return pending
+
+    def adapters(
+        self, request: messages.Adapters, on_done: Done | None = None
+    ) -> Pending[messages.AdapterList]:
+        """Ask which adapters there are."""
+        return self._ask(request, on_done)
+
+    def change_adapter(
+        self, request: messages.ChangeAdapter, on_done: Done | None = None
+    ) -> Pending[messages.AdapterList]:
+        """Make another version of an adapter the active one, or delete one."""
+        return self._ask(request, on_done)
 
     def models(self, on_done: Done | None = None) -> Pending[messages.ModelList]:
         """Ask which models there are."""

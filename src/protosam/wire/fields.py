@@ -24,6 +24,7 @@ from protosam.extents import Extent
 from protosam.intensity import Window
 from protosam.mending import CleanUp, CleanUpReport, StepReport
 from protosam.prompts import PriorMask, PromptSet
+from protosam.wire.standings import AdapterInfo, Standing
 from protosam.wire.teaching import SegmentClicks, TaughtSegment, packed_bytes
 
 Arrays = dict[str, NDArray[Any]]
@@ -309,11 +310,21 @@ def _clicks(value: Any, name: str) -> SegmentClicks:
     return SegmentClicks(_text(of, name), PromptSet.from_json(_object(prompts, name)))
 
 
+def _records(record_type: type[Any]) -> Codec:
+    """Codec of any number of one flat dataclass."""
+    read = _record(record_type)
+    return _plain(
+        lambda records: [_record_json(one) for one in records],
+        lambda value, name: tuple(read(one, name) for one in _list(value, name)),
+    )
+
+
 CODECS: dict[str, Codec] = {
     "str": _plain(_same, _text),
     "int": _plain(int, _whole),
     "bool": _plain(bool, _truth),
     "float": _plain(float, _number),
+    "float | None": _or_none(float, _number),
     "int | None": _or_none(int, _whole),
     "tuple[str, ...]": _plain(
         list, lambda value, name: tuple(_text(one, name) for one in _list(value, name))
@@ -350,9 +361,9 @@ CODECS: dict[str, Codec] = {
         lambda clicks: [{"name": one.name, "set": one.prompts.to_json()} for one in clicks],
         lambda value, name: tuple(_clicks(one, name) for one in _list(value, name)),
     ),
-    "tuple[ModelInfo, ...]": _plain(
-        lambda models: [_record_json(one) for one in models],
-        lambda value, name: tuple(_record(ModelInfo)(one, name) for one in _list(value, name)),
-    ),
+    "AdapterInfo": _plain(_record_json, _record(AdapterInfo)),
+    "tuple[AdapterInfo, ...]": _records(AdapterInfo),
+    "tuple[ModelInfo, ...]": _records(ModelInfo),
+    "tuple[Standing, ...]": _records(Standing),
 }
 """Codec of each annotation that a field of a message may have."""

@@ -12,6 +12,20 @@ from typing import Any
 from protosam.errors import InvalidInput, WorkerFailure
 from protosam.wire.fields import ModelInfo, from_body, to_body
 from protosam.wire.headers import PROTOCOL_VERSION, Frame
+from protosam.wire.learning import (
+    LEARNING_REPLIES,
+    LEARNING_REQUESTS,
+    Adapt,
+    Adapted,
+    AdapterList,
+    Adapters,
+    CaseList,
+    CaseSaved,
+    ChangeAdapter,
+    LookIntoCases,
+    SaveCase,
+    Taught,
+)
 from protosam.wire.proposals import (
     PROPOSALS,
     ExampleApplied,
@@ -40,8 +54,8 @@ from protosam.wire.replies import (
     VolumeClosed,
     VolumeOpened,
 )
+from protosam.wire.requests import REQUESTS as PLAIN_REQUESTS
 from protosam.wire.requests import (
-    REQUESTS,
     AboutVolume,
     ApplyExample,
     Cancel,
@@ -57,12 +71,16 @@ from protosam.wire.requests import (
     Shutdown,
     Stats,
 )
+from protosam.wire.standings import AdapterInfo, Standing
 from protosam.wire.teaching import SegmentClicks, TaughtSegment
 
-REPLIES: dict[str, type[Reply]] = {**PLAIN_REPLIES, **PROPOSALS}
+REQUESTS: dict[str, type[Request]] = {**PLAIN_REQUESTS, **LEARNING_REQUESTS}
+"""Every verb; there is no other way into the worker."""
+
+REPLIES: dict[str, type[Reply]] = {**PLAIN_REPLIES, **PROPOSALS, **LEARNING_REPLIES}
 """Every kind of reply."""
 
-INTERIM = ("progress", "partial", "proposed_slices", "proposed")
+INTERIM = ("progress", "partial", "proposed_slices", "proposed", "taught")
 """Kinds of replies that come before the answer of their request."""
 
 __all__ = [
@@ -73,10 +91,18 @@ __all__ = [
     "SUPERSEDED",
     "VOLUME_NOT_OPEN",
     "AboutVolume",
+    "Adapt",
+    "Adapted",
+    "AdapterInfo",
+    "AdapterList",
+    "Adapters",
     "ApplyExample",
     "Cancel",
     "CancelTaken",
     "Cancelled",
+    "CaseList",
+    "CaseSaved",
+    "ChangeAdapter",
     "CloseVolume",
     "ExampleApplied",
     "ExampleMade",
@@ -85,6 +111,7 @@ __all__ = [
     "Greeting",
     "Hello",
     "LoadModel",
+    "LookIntoCases",
     "MakeExample",
     "ModelInfo",
     "ModelList",
@@ -102,10 +129,13 @@ __all__ = [
     "Reply",
     "Request",
     "Result",
+    "SaveCase",
     "SegmentClicks",
     "Shutdown",
+    "Standing",
     "Stats",
     "StatsReport",
+    "Taught",
     "TaughtSegment",
     "VolumeClosed",
     "VolumeOpened",

@@ -85,7 +85,8 @@ class Pending(Generic[Answer]):
     def on_partial(self, callback: Callable[[Any], object]) -> None:
         """Have this called with each part of the answer that comes ahead of it.
 
-        These are the replies that `Request.hears`: `Partial`, `ProposedSlices`, `Proposed`.
+        These are the replies that `Request.hears`: `Partial`, `ProposedSlices`, `Proposed`,
+        `Taught`.
 
         Once the request is settled it is not called any more.
         """

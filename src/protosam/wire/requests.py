@@ -301,4 +301,4 @@ REQUESTS: dict[str, type[Request]] = {
     "stats": Stats,
     "shutdown": Shutdown,
 }
-"""Every verb; there is no other way into the worker."""
+"""Verbs but those about learning, which are `learning.LEARNING_REQUESTS`."""

@@ -1,7 +1,8 @@
 """The worker's door: claims stdout, says hello, then imports what is heavy, then serves.
 
 With ``--listen`` it serves clients over TLS instead, and leaves stdin and stdout alone. It is one
-of the two doors where imports are late. Nothing else sets thread counts or cuDNN flags.
+of the two doors where imports are late. Nothing else in this process sets thread counts or
+cuDNN flags; `learning` sets those of the process that teaches.
 """
 
 from __future__ import annotations

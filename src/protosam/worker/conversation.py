@@ -146,6 +146,10 @@ class Conversation:
         self.goodbye_id = request_id
 
     def _enqueue(self, request_id: int, request: messages.Request) -> None:
+        if isinstance(request, messages.Adapt) and self.jobs.teaches:
+            raise WorkerFailure(
+                "The worker teaches an adapter already.", "Wait for that run, or stop it."
+            )
         volume = None
         if isinstance(request, messages.AboutVolume):
             volume = self.volume_for(request.volume_uid)

@@ -6,20 +6,24 @@ Rules
   meanwhile has had its answer, `Cancelled`; what comes of it is thrown away.
 * Between the steps of a job that may take a minute, what is quick is done: a click is answered
   while examples are applied. All of it on this one thread: the engine is asked one thing at a time.
+* A run that teaches goes on beside the device, on a thread of its own that only waits for it, and
+  is answered by the same rules.
 * A fault of the engine goes to the log in full and over the wire as one sentence.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
+from typing import get_args
 
 from protosam.errors import Cancelled as CancelledError
 from protosam.errors import OutOfMemory, ProtoSAMError, WorkerFailure
 from protosam.geometry import Volume
 from protosam.wire import messages
-from protosam.worker.engine import Engine, ShouldStop
+from protosam.worker.engine import Course, Engine, Follow, Keeping, ShouldStop
 from protosam.worker.jobs import CANCELLED, LONG, Job, JobQueue
 from protosam.worker.outbox import Outbox
 
@@ -76,7 +80,35 @@ def do_job(
             (do_quick or quick_of_this_queue)()
         return job.stopped.is_set()
 
-    reply = _answer(engine, job, outbox, should_stop)
+    progress = _Progress(outbox, job)
+    request = job.request
+    if isinstance(request, messages.Adapt):
+        _do_beside(lambda: engine.course(request), job, jobs, progress)
+        return
+    _end(job, jobs, outbox, _answer(job, lambda: _perform(engine, job, progress, should_stop)))
+
+
+def _do_beside(
+    prepare: Callable[[], Course], job: Job, jobs: JobQueue, progress: _Progress
+) -> None:
+    """Begin what goes on without the device, on a thread that answers it in the end."""
+    try:
+        course = prepare()
+    except ProtoSAMError as error:
+        _end(job, jobs, progress.outbox, messages.Failed.of(error))
+        return
+    jobs.go_beside(job)
+
+    def attend() -> None:
+        jobs.await_beside(job)
+        follow = Follow(progress, job.stopped.is_set, on_taught=progress.part)
+        _end(job, jobs, progress.outbox, _answer(job, lambda: course(follow)))
+
+    threading.Thread(target=attend, name="protosam learning", daemon=True).start()
+
+
+def _end(job: Job, jobs: JobQueue, outbox: Outbox, reply: messages.Reply) -> None:
+    """Answer a job that has ended, if that is still wanted."""
     if not jobs.finish(job):
         return
     try:
@@ -114,10 +146,9 @@ def failure_of(error: Exception, doing: str) -> messages.Failed:
     )
 
 
-def _answer(engine: Engine, job: Job, outbox: Outbox, should_stop: ShouldStop) -> messages.Reply:
-    progress = _Progress(outbox, job)
+def _answer(job: Job, perform: Callable[[], messages.Reply]) -> messages.Reply:
     try:
-        return _perform(engine, job, progress, should_stop)
+        return perform()
     except CancelledError:
         if isinstance(job.request, messages.Prewarm):
             return messages.Prewarmed(0, yielded=True)
@@ -130,6 +161,8 @@ def _perform(
     engine: Engine, job: Job, progress: _Progress, should_stop: ShouldStop
 ) -> messages.Reply:
     request, volume = job.request, job.volume
+    if isinstance(request, get_args(Keeping)):
+        return engine.keep(request, volume)
     if isinstance(request, messages.Models):
         return messages.ModelList(engine.models())
     if isinstance(request, messages.LoadModel):
@@ -165,7 +198,7 @@ class _Progress:
     """Tells the host how far a job is, not too often, and nothing of one that was dropped."""
 
     def __init__(self, outbox: Outbox, job: Job) -> None:
-        self._outbox, self._job = outbox, job
+        self.outbox, self._job = outbox, job
         self._next_s = 0.0
 
     def __call__(self, fraction: float, text: str) -> None:
@@ -179,4 +212,4 @@ class _Progress:
         self._say(part)
 
     def _say(self, reply: messages.Reply) -> None:
-        self._outbox.send(self._job.request_id, reply, unless=self._job.stopped.is_set)
+        self.outbox.send(self._job.request_id, reply, unless=self._job.stopped.is_set)

@@ -1,7 +1,8 @@
 """What the worker asks of an engine: the seam between the wire and the models.
 
 `service` holds the real one, which brings torch; tests bring their own. It is built and asked on
-one thread, the one that owns the device; `stats` alone may be called from any thread.
+one thread, the one that owns the device; `stats` alone may be called from any thread, and what
+`course` returns is followed on a thread of its own.
 """
 
 from __future__ import annotations
@@ -12,10 +13,18 @@ from typing import Protocol
 
 from protosam.geometry import Volume
 from protosam.wire.messages import (
+    Adapt,
+    Adapted,
+    AdapterList,
+    Adapters,
     ApplyExample,
+    CaseList,
+    CaseSaved,
+    ChangeAdapter,
     ExampleApplied,
     ExampleMade,
     LoadModel,
+    LookIntoCases,
     MakeExample,
     ModelInfo,
     ModelLoaded,
@@ -25,6 +34,8 @@ from protosam.wire.messages import (
     Proposed,
     ProposedSlices,
     Result,
+    SaveCase,
+    Taught,
 )
 
 OnProgress = Callable[[float, str], None]
@@ -36,17 +47,26 @@ OnPartial = Callable[[Partial], None]
 OnProposed = Callable[[ProposedSlices | Proposed], None]
 """Gets proposals as they are made."""
 
+OnTaught = Callable[[Taught], None]
+"""Gets the steps of a run that teaches."""
+
 ShouldStop = Callable[[], bool]
 """Asked between the steps of a job."""
 
+Keeping = SaveCase | LookIntoCases | Adapters | ChangeAdapter
+"""Requests about files of cases and adapters, which need no model."""
 
-def _to_nobody(_part: ProposedSlices | Proposed) -> None:
+Kept = CaseSaved | CaseList | AdapterList
+"""Their answers."""
+
+
+def _to_nobody(_part: ProposedSlices | Proposed | Taught) -> None:
     """Tell nobody."""
 
 
 @dataclass(frozen=True)
 class Follow:
-    """How a host follows the work on an example and ends it."""
+    """How a host follows the work on an example, or a run that teaches, and ends it."""
 
     on_progress: OnProgress
     """Gets how far it is."""
@@ -54,6 +74,12 @@ class Follow:
     """Asked between the steps; other work may be done meanwhile."""
     on_proposed: OnProposed = _to_nobody
     """Gets proposals."""
+    on_taught: OnTaught = _to_nobody
+    """Gets steps."""
+
+
+Course = Callable[[Follow], Adapted]
+"""A run that teaches; it does not touch the device that answers clicks."""
 
 
 @dataclass(frozen=True)
@@ -134,4 +160,12 @@ class Engine(Protocol):
 
     def forget(self, uid: str) -> None:
         """Drop what is kept of a volume."""
+        ...
+
+    def keep(self, request: Keeping, volume: Volume | None) -> Kept:
+        """Save or look up cases and adapters; `volume` is what a case is saved of."""
+        ...
+
+    def course(self, request: Adapt) -> Course:
+        """Prepare a run that teaches; at once, and with the model in memory if none is named."""
         ...

@@ -6,6 +6,7 @@ Rules
   computed here, so no client can reach or spoil what the engine keeps of another's.
 * "The model in memory" means the one that this client has asked for last: others may have loaded
   theirs meanwhile. Models and adapters are names here, never paths of this machine.
+* Cases are not kept here and adapters not taught: their folders would be this machine's.
 * Volumes beyond a limit make room for each other; one that is beyond it alone is refused.
 * The log has one line a request: verb, outcome, bytes and seconds, no names and no uids.
 """
@@ -24,6 +25,7 @@ from protosam.errors import InvalidInput, OutOfMemory
 from protosam.geometry import Volume
 from protosam.wire import messages
 from protosam.wire.frames import Frame, RefusedFrame
+from protosam.wire.learning import LEARNING_REQUESTS
 from protosam.wire.messages import Reply
 from protosam.worker.conversation import Conversation
 from protosam.worker.engine import Engine
@@ -144,6 +146,9 @@ class Guest(Conversation):
         """Take what the client has said."""
         if isinstance(frame, Frame):
             self._notes.note(frame)
+            if frame.kind in LEARNING_REQUESTS:
+                self.outbox.send(frame.request_id, messages.Failed.of(_not_for_guests()))
+                return
         super().hear(frame)
 
     def tell_ready(self, engine: Engine) -> None:
@@ -212,3 +217,11 @@ class Guest(Conversation):
         """Forget the choice of a request that failed: its model may not be there."""
         if len(self._choices) > 1:
             self._choices.pop(request_id, None)
+
+
+def _not_for_guests() -> InvalidInput:
+    return InvalidInput(
+        "A worker that several clients share keeps no cases and teaches no adapters: their "
+        "folders would be on its own machine.",
+        "Learn with a worker of your own machine; its owner can put an adapter among its own.",
+    )

@@ -8,6 +8,8 @@ Rules
   least the same generation. So does a newer application of examples. A newer prewarm of a volume
   supersedes an older one.
 * A running prewarm stops when anything else arrives.
+* A run that teaches takes the device for a moment only and goes on beside it, one at a
+  time: a second one is to be refused while a first is wanted, and waits for one that is ending.
 * A job is stopped by its event, which it looks at between its steps. Who stopped it answers it at
   once: the host need not wait for the end of a step, which may be the encoding of a large image.
 * It knows no engine and no wire; it is safe to use from several threads.
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 from protosam.geometry import Volume
 from protosam.wire.messages import (
     SUPERSEDED,
+    Adapt,
     ApplyExample,
     LoadModel,
     MakeExample,
@@ -59,18 +62,25 @@ class Job:
 
 
 class JobQueue:
-    """Jobs that wait, and the one that runs."""
+    """Jobs that wait, the one that runs, and those that go on beside it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: list[Job] = []
         self._running: Job | None = None
         self._interrupted: Job | None = None
+        self._beside: list[Job] = []
         self._closed = False
 
     def __len__(self) -> int:
         with self._changed:
             return len(self._known())
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a run that teaches is wanted, waiting or going on."""
+        with self._changed:
+            return any(isinstance(one.request, Adapt) and not one.reason for one in self._known())
 
     def put(self, job: Job) -> list[Job]:
         """Add a job.
@@ -139,10 +149,25 @@ class JobQueue:
             self._interrupted, self._running = self._running, waiting[0]
             return waiting[0]
 
+    def go_beside(self, job: Job) -> None:
+        """Let the job that runs go on without the device."""
+        with self._changed:
+            self._running, self._interrupted = self._interrupted, None
+            self._beside.append(job)
+
+    def await_beside(self, job: Job) -> None:
+        """Wait until what went beside the device earlier has ended, or this job is dropped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._beside[0] is job or job.stopped.is_set())
+
     def finish(self, job: Job) -> bool:
         """Say that a job has ended; return whether its answer is still wanted."""
         with self._changed:
-            self._running, self._interrupted = self._interrupted, None
+            if job in self._beside:
+                self._beside.remove(job)
+                self._changed.notify_all()
+            else:
+                self._running, self._interrupted = self._interrupted, None
             return not job.reason
 
     def cancel(self, request_id: int) -> list[Job]:
@@ -159,7 +184,8 @@ class JobQueue:
             return dropped
 
     def _known(self) -> list[Job]:
-        return self._waiting + [one for one in (self._running, self._interrupted) if one]
+        held = [one for one in (self._running, self._interrupted) if one]
+        return self._waiting + held + self._beside
 
     def _drop(self, unwanted: Callable[[Job], bool], reason: str) -> list[Job]:
         """Drop jobs that are still wanted, waiting or running; return them."""
@@ -167,6 +193,7 @@ class JobQueue:
         self._waiting = [one for one in self._waiting if one not in dropped]
         for one in dropped:
             one.drop(reason)
+        self._changed.notify_all()
         return dropped
 
 

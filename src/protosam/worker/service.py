@@ -7,15 +7,18 @@ Rules
   in its notes, and looks again when somebody asks for it.
 * What to do when memory runs out is `models.memory_ladder`'s; its sentences are the notes of the
   result.
-* Only this module of the worker and `examples` reach torch.
+* What examples, cases and adapters need is imported when they are first asked for.
+* Only this module of the worker, `examples` and `learning` reach torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
+
+import torch
 
 from protosam.errors import MissingExtra, ModelUnavailable, OutOfMemory
 from protosam.extents import pack_bits
@@ -33,6 +36,7 @@ from protosam.models.slice_model import SliceModel
 from protosam.models.slice_refiner import builtin_slice_refiner
 from protosam.models.weights import list_weights
 from protosam.wire.messages import (
+    Adapt,
     ApplyExample,
     ExampleApplied,
     ExampleMade,
@@ -46,13 +50,17 @@ from protosam.wire.messages import (
     Result,
 )
 from protosam.worker.engine import (
+    Course,
     EngineStats,
     Follow,
+    Keeping,
+    Kept,
     OnPartial,
     OnProgress,
     OnProposed,
     ShouldStop,
 )
+from protosam.worker.teaching import OwnProcess, Teaching
 
 LOADING = "loading what examples need"
 """What is told before the first of them."""
@@ -79,6 +87,8 @@ class ModelSettings:
     """Where to compute, as `models.load.choose_device` understands it."""
     weights_dir: Path | None = None
     """Folder that is searched first for weights."""
+    recipe: Mapping[str, int | float] = field(default_factory=dict)
+    """Changes to the usual `learn.recipe.RecipeSettings` of runs that teach."""
 
 
 class ModelEngine:
@@ -218,6 +228,23 @@ class ModelEngine:
         if self._segmenter is not None:
             self._segmenter.forget_volume(uid)
 
+    def keep(self, request: Keeping, volume: Volume | None) -> Kept:
+        """Save or look up cases and adapters."""
+        done: Kept = _keeping().answer(request, volume)
+        return done
+
+    def course(self, request: Adapt) -> Course:
+        """Prepare a run that teaches, in a process of its own with a thread less than this one."""
+        teaching = Teaching(
+            request,
+            request.model or self._choice.model,
+            self._choice.device,
+            self._settings.weights_dir,
+            max(1, torch.get_num_threads() - 1),
+            self._settings.recipe,
+        )
+        return OwnProcess(teaching)
+
     def _chosen(self, model: str, adapter: str) -> _Choice:
         """Choice of a request: no name means the model in memory, with its adapter.
 
@@ -282,6 +309,18 @@ def _examples() -> ModuleType:
             "Install POT, scikit-learn and SimpleITK there, then try again.",
         ) from error
     return examples
+
+
+def _keeping() -> ModuleType:
+    """Import what is needed for cases and adapters; late, for the same reasons, 0.5 s."""
+    try:
+        from protosam.worker import keeping  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"Cases need the library {error.name}, which the worker's Python lacks.",
+            "Install nibabel, SimpleITK and pydicom there, then try again.",
+        ) from error
+    return keeping
 
 
 def _partial_reply(answer: PartialAnswer) -> Partial:
