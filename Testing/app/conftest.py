@@ -22,6 +22,7 @@ from PIL import Image
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 ANSWER_MS = 60_000
+PROGRAM = ("-m", "protosam", "app", "--no-browser")
 
 
 def pytest_collection_modifyitems(items):
@@ -39,16 +40,16 @@ def gl(request):
 
 
 class Served:
-    """One run of `protosam app`."""
+    """One run of `protosam app`, or of a program like it."""
 
-    def __init__(self, *arguments, folder):
+    def __init__(self, *arguments, folder, program=PROGRAM):
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
         self.log = folder / "app.log"
         environment = {**os.environ, "TMPDIR": str(self.temporary)}
         environment.pop("DISPLAY", None)
         self.started_s = time.monotonic()
-        command = [sys.executable, "-m", "protosam", "app", "--no-browser", *map(str, arguments)]
+        command = [sys.executable, *map(str, (*program, *arguments))]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
@@ -81,8 +82,8 @@ def serve(gl, tmp_path_factory):
     """Starts `protosam app`."""
     running = []
 
-    def start(*arguments):
-        running.append(Served(*arguments, folder=tmp_path_factory.mktemp("app")))
+    def start(*arguments, **more):
+        running.append(Served(*arguments, folder=tmp_path_factory.mktemp("app"), **more))
         return running[-1]
 
     yield start
@@ -294,13 +295,25 @@ def open_page(chromium, served):
 
 
 @pytest.fixture(scope="session")
-def shared_page(chromium, served):
-    """One window for most tests: opening the page takes seconds."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    made = Page(context.new_page(), served)
-    made.open()
-    yield made
-    context.close()
+def lasting_page(chromium):
+    """Opens the page of a server in a window that stays: that takes seconds."""
+    contexts = []
+
+    def make(served, *, height=800):
+        contexts.append(chromium.new_context(viewport={"width": 1280, "height": height}))
+        page = Page(contexts[-1].new_page(), served)
+        page.open()
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def shared_page(lasting_page, served):
+    """One window for most tests."""
+    return lasting_page(served)
 
 
 @pytest.fixture

@@ -147,3 +147,17 @@ def test_a_zip_in_a_zip_is_not_followed(opened, tmp_path):
         archive.write(tmp_path / "inner.zip", "inner.zip")
     with pytest.raises(UnreadableFile, match="None of the files"):
         opened(tmp_path / "outer.zip")
+
+
+def test_whose_image_a_series_is_comes_from_its_header_and_stays_out_of_texts(opened, tmp_path):
+    for k in range(SHAPE[0]):
+        write_slice(tmp_path, k, PatientID=" 4711 ")
+    made = opened(tmp_path)
+    assert made.patient == "4711"
+    assert "4711" not in repr(made)
+
+
+def test_a_series_without_an_identifier_tells_nobody(opened, tmp_path):
+    for k in range(SHAPE[0]):
+        write_slice(tmp_path, k)
+    assert opened(tmp_path).patient == ""

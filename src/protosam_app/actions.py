@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -196,6 +197,26 @@ def _decide(app: App, segment_id: str, *, accept: bool) -> None:
         app.segments.select(app.segments.selected)  # for what is locked besides it
 
 
+def _cases(app: App, path: str) -> None:
+    app.folder_refused = not app.controller.learning.choose_folder(str(path))
+
+
+def _check_folder(app: App) -> None:
+    if app.folder_refused:
+        raise InvalidInput("The folder that was typed last cannot be used.", "Give another one.")
+
+
+def _save_case(app: App, patient: str) -> None:
+    _check_folder(app)
+    app.controller.learning.save_case(str(patient))
+
+
+def _teach(app: App, name: str, tier: str, unlabelled: str) -> None:
+    _check_folder(app)
+    images = os.path.expanduser(str(unlabelled).strip())  # noqa: PTH111 - no home is no fault here
+    app.controller.learning.start(str(name), tier=str(tier), unlabelled=images)
+
+
 def _move(right: int, up: int) -> Callable[..., None]:
     def move(app: App, by: str = "1") -> None:
         app.pointer.move_key(right * int(by), up * int(by))
@@ -250,6 +271,15 @@ ACTIONS: dict[str, Callable[..., object]] = {
     "proposal_reject": lambda app, one="": _decide(app, str(one), accept=False),
     "doubtful": lambda app: app.go_to(app.controller.doubtful_place()),
     "strip": lambda app, one: app.go_to(app.controller.place_of_slice(int(one))),
+    "adapt_folder": _cases,
+    "adapt_look": lambda app: app.controller.learning.refresh(),
+    "adapt_save": _save_case,
+    "adapt_start": _teach,
+    "adapt_stop": lambda app: app.controller.learning.cancel(),
+    "adapt_use": lambda app, name: app.controller.learning.use(str(name) or None),
+    "adapt_activate": lambda app, name, n: app.controller.learning.activate(str(name), int(n)),
+    "adapt_back": lambda app, name: app.controller.learning.rollback(str(name)),
+    "adapt_discard": lambda app, name, n: app.controller.learning.discard(str(name), int(n)),
     "press": lambda app, how="": app.pointer.press_key(opposite=how == "opposite"),
     "left": _move(-1, 0),
     "right": _move(1, 0),

@@ -27,11 +27,12 @@ from protosam.scene import Controller, LogicWriter, MadeExample, Message, Status
 from protosam.wire.client import Pending, WorkerClient
 from protosam.wire.messages import LoadModel, ModelInfo, ModelList, ModelLoaded
 from protosam_app import page_state
+from protosam_app.adapting import adapt_values
 from protosam_app.opening import Opened, open_path
 from protosam_app.pointer import Pointer
 from protosam_app.segments import Segments
 from protosam_app.shelf import Shelf
-from protosam_app.stage import Stage
+from protosam_app.stage import Node, Stage
 from protosam_app.surfaces import Shape, Surfaces
 from protosam_app.uploads import Inbox
 from protosam_app.views import SPACE, Views
@@ -74,7 +75,9 @@ class App:
         self.segments = Segments(self.stage)
         self.surfaces = Surfaces(self.stage)
         self.client, self.inbox = client, inbox
+        self._patients: dict[str, str] = {}
         self.controller = Controller(slicer, client, self)
+        self.controller.learning.ask_patients(self._patient_of)
         self.pointer = Pointer(self.stage, self.views, self.segments, self.controller, self.touch)
         self.shelf = Shelf()
         self.counts: dict[str, int] = {}
@@ -82,6 +85,7 @@ class App:
         self.enlarged = ""
         self.opening: list[str] = []
         self.models: tuple[ModelInfo, ...] = ()
+        self.folder_refused = False
         self._publish = publish
         self._alerts: list[dict[str, object]] = []
         self._alert_ids = 0
@@ -163,6 +167,7 @@ class App:
             **page_state.scene_values(self.stage, self.segments, self.counts),
             **page_state.view_values(self.views),
             **page_state.example_values(self.controller, self.shelf, self.views),
+            **adapt_values(self.controller.status.learning, refused=self.folder_refused),
             "tool": self.pointer.tool,
             "active_view": self.pointer.active,
             "linked": self.pointer.linked,
@@ -213,6 +218,7 @@ class App:
     def show(self, opened: Opened) -> None:
         """Add a volume, choose it and give it an empty segment."""
         node = self.stage.add_volume(opened)
+        self._patients[node.GetID()] = opened.patient
         self.choose_volume(node.GetID())
         self.segments.add(undoable=False)
         self.controller.refresh()
@@ -240,6 +246,7 @@ class App:
         node = self.stage.volume
         if node is not None:
             self.choose_volume("")
+            self._patients.pop(node.GetID(), None)
             self.stage.remove_volume(node)
             self.controller.refresh()
             left = self.stage.volumes
@@ -296,6 +303,9 @@ class App:
         self.client.close()
         self.views.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _patient_of(self, node: Node) -> str:
+        return self._patients.get(str(node.GetID()), "")
 
     def _read(self, path: Path, name: str) -> Opened:
         """Read a volume, on another thread; what was unpacked for it does not outlive that."""

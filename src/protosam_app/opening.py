@@ -6,18 +6,21 @@ Rules
 * Archives must have been unpacked by `uploads`, which knows how to do that safely.
 * What cannot be trusted is refused by one sentence; file names stay out of the messages of DICOM
   series, because they often hold names of patients.
+* Whose image it is stays in memory, for saved cases, which keep a salted hash of it; it is shown
+  nowhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from protosam.dicom.find import find_series
-from protosam.dicom.read import read_series
+from protosam.dicom.quiet import quiet_headers
+from protosam.dicom.read import SeriesVolume, read_series
 from protosam.dicom.sources import Files
 from protosam.errors import InvalidInput, UnreadableFile
 from protosam.extents import VoxelArray
@@ -41,6 +44,8 @@ class Opened:
     """To show it with at first."""
     note: str = ""
     """A sentence about a choice that was made, or empty."""
+    patient: str = field(default="", repr=False)
+    """Identifier in the header of a DICOM series; empty = nothing tells whose image it is."""
 
 
 def open_path(path: Path, *, name: str = "", unpack: Callable[[Path], Path]) -> Opened:
@@ -110,7 +115,14 @@ def _open_series(files: Sequence[Path], name: str) -> Opened:
             f"There are {len(images)} series in it; the largest one was opened, "
             f"with {len(read.volume.voxels)} slices.",
         )
-    return shown(read.volume, name, " ".join(notes))
+    return replace(shown(read.volume, name, " ".join(notes)), patient=_patient_of(read))
+
+
+def _patient_of(read: SeriesVolume) -> str:
+    """Read whose image it is from the first slice's header; empty where that does not say."""
+    first = replace(read, frames=read.frames[:1]).source_headers()[0]
+    with quiet_headers():
+        return str(first.get("PatientID", "") or "").strip()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -40,6 +40,32 @@ def head(title: str) -> html.Div:
     return head
 
 
+def folding_head(title: str, is_open: str, body: str, opened: str) -> html.Button:
+    """Head of a section that is opened and closed by it.
+
+    Parameters
+    ----------
+    title : str
+    is_open : str
+        Name of the page's value that says whether it is open.
+    body : str
+        Id of what it opens.
+    opened : str
+        Script that runs when it is opened.
+    """
+    head = html.Button(
+        classes="ps-head ps-fold",
+        type="button",
+        click=f"if (!{is_open}) {opened}; {is_open} = !{is_open}",
+        raw_attrs=spoken(expanded=(is_open,), controls=body),
+    )
+    with head:
+        v3.VIcon(icon=(f"{is_open} ? 'mdi-chevron-down' : 'mdi-chevron-right'",), size=18)
+        html.Span(title)
+        html.Div(classes="ps-grow")
+    return head
+
+
 def mini(icon: str, label: str, click: str, **more: object) -> None:
     """Small round button that does not choose the row it stands in."""
     classes = more.pop("classes", "ps-mini")

@@ -1,4 +1,4 @@
-"""What the page fetches besides its pictures: uploads in, files with segments out.
+"""What the page fetches besides its views: uploads in, files with segments and pictures out.
 
 Rules
 -----
@@ -40,6 +40,7 @@ class Routes:
             web.post("/upload", self.upload),
             web.get("/download/{form}", self.download),
             web.get("/example/{number}", self.example),
+            web.get("/judged/{number}", self.judged),
             web.get("/favicon.ico", _no_content),
         ]
 
@@ -77,11 +78,17 @@ class Routes:
             app.inbox.remove(folder)
         return _file(body, picture.file_name(form))
 
+    async def judged(self, request: web.Request) -> web.StreamResponse:
+        """Give a picture of the last verdict: truth, answer before, answer now."""
+        verdict = self._app.controller.status.learning.verdict
+        place = _number(request) - 1
+        if verdict is None or not 0 <= place < len(verdict.pictures):
+            return web.Response(status=HTTPStatus.NOT_FOUND, text="No such picture.\n")
+        return web.Response(body=verdict.pictures[place], content_type="image/png")
+
     async def example(self, request: web.Request) -> web.StreamResponse:
         """Give an example as a file."""
-        number = request.match_info["number"]
-        known = number.isascii() and number.isdigit() and len(number) < 10
-        entry = self._app.shelf.get(int(number)) if known else None
+        entry = self._app.shelf.get(_number(request))
         if entry is None:
             return web.Response(status=HTTPStatus.NOT_FOUND, text="No such example.\n")
         return _file(entry.content, entry.file_name)
@@ -110,6 +117,12 @@ class Routes:
             raise InvalidInput("The upload holds no files.", "Choose files to open.")
         top = names[0].replace("\\", "/").split("/")[0]
         return safe_name(top) if len(names) > 1 else ""
+
+
+def _number(request: web.Request) -> int:
+    """Read the number at the end of the address; -1 if it is none."""
+    text = request.match_info["number"]
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
 def _file(body: bytes, file_name: str) -> web.Response:

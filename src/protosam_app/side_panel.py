@@ -1,4 +1,4 @@
-"""The panel on the left: segments, tools, points, display.
+"""The panel on the left: segments, tools, points, examples, what is learnt, display.
 
 Widgets only, as in `ui`; values come from `page_state`, actions are the names of `actions`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from trame.widgets import html
 from trame.widgets import vuetify3 as v3
 
-from protosam_app import example_panel
+from protosam_app import adapt_panel, example_panel
 from protosam_app.actions import MOST_BODIES, MOST_SMOOTHING_MM
 from protosam_app.pieces import act, head, mini, spoken
 from protosam_app.segments import NAME_LETTERS, PALETTE
@@ -28,6 +28,7 @@ def build() -> None:
         _tools()
         _points()
         example_panel.build()
+        adapt_panel.build()
         _clean_up()
         _display()
 

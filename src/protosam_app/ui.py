@@ -15,7 +15,7 @@ from trame.ui.vuetify3 import VAppLayout
 from trame.widgets import html
 from trame.widgets import vuetify3 as v3
 
-from protosam_app import side_panel, view_panes
+from protosam_app import adapt_panel, side_panel, view_panes
 from protosam_app.pieces import act, spoken
 
 THEME = {
@@ -46,6 +46,7 @@ OWN_TO_EACH_WINDOW: dict[str, object] = {
     "saving": False,
     "rename_id": "",
     "rename_text": "",
+    **adapt_panel.OWN,
 }
 """Values that never leave the browser, so that two windows do not open each other's sheets."""
 

@@ -133,7 +133,8 @@ def _checked(report: Verdict) -> str:
     if not isinstance(report, GateReport):
         return ""
     checked = report.to_json()["checked"]
-    played = f"{checked['objects']} objects of {checked['cases']} cases"
+    cases = f"{checked['cases']} case{'s' if checked['cases'] > 1 else ''}"
+    played = f"{checked['objects']} objects of {cases}"
     beside = f", and {checked['elsewhere']} that nobody taught" if checked["elsewhere"] else ""
     return f"{played}{beside}"
 
