@@ -47,22 +47,25 @@ from protosam.learn.unlabelled.scans import (
     pool_scan,
 )
 from protosam.learn.unlabelled.specialist_gate import FoundRow, objection
-from protosam.learn.unlabelled.specialist_run import find_specialist
+from protosam.learn.unlabelled.specialist_names import find_specialist
 from protosam.learn.unlabelled.specialists import (
     Material3D,
     SpecialistRunner,
     teach_specialist,
 )
 from protosam.models.specialist import (
-    FILE,
     NETWORKS,
     Specialist,
-    SpecialistCard,
     build_networks,
     load_specialist,
-    read_specialist_card,
     resized_to,
     save_specialist,
+)
+from protosam.models.specialist_card import (
+    FILE,
+    NETWORK_NAMES,
+    SpecialistCard,
+    read_specialist_card,
 )
 from protosam.models.tiny import TinySAM, TinySettings
 from protosam.models.tiny_predictor import save_tiny
@@ -162,6 +165,10 @@ def test_every_active_term_gives_the_student_a_gradient(tmp_path: Path, plus: bo
         )
         assert pull > 1e-8, name
     assert all(p.grad is None for p in run.teachers[0].parameters())
+
+
+def test_every_network_that_a_card_may_name_can_be_built() -> None:
+    assert tuple(NETWORKS) == NETWORK_NAMES
 
 
 def test_the_models_term_is_not_divided_by_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,22 @@ def test_bfloat16_changes_masks_of_real_slices_by_less_than_a_fiftieth(shared_da
     assert np.mean(agreed) >= 0.98
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """With one thread allowed nothing is encoded ahead."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(usual)
+
+
+def test_with_one_thread_nothing_is_encoded_ahead(two_threads: None) -> None:
+    assert a_model(a_network()).lookahead == 2
+    torch.set_num_threads(1)
+    assert a_model(a_network()).lookahead == 0
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_slices_encoded_ahead_are_those_encoded_when_asked() -> None:
     model = a_model(a_network())
     planes, rect = Planes(a_block(), 0, Window(0, 100)), Rect(0, 24, 0, 24)
@@ -105,6 +122,7 @@ def test_slices_encoded_ahead_are_those_encoded_when_asked() -> None:
         assert torch.equal(found.half, expected.half)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_what_was_begun_for_another_rectangle_is_not_taken() -> None:
     model = a_model(a_network())
     planes, cache = Planes(a_block(), 0, Window(0, 100)), EmbeddingCache()
@@ -119,6 +137,7 @@ def test_what_was_begun_for_another_rectangle_is_not_taken() -> None:
     assert embedder.has(2, far)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_an_organ_is_the_same_with_slices_encoded_ahead_and_one_after_the_other() -> None:
     volume = a_block((30, 48, 48))
     prompts = PromptSet((Point((15.0, 24.0, 24.0), True, "a"),), axis=0, scope="volume")

@@ -2,11 +2,14 @@
 
 Rules
 -----
-* A lane is a spawned process behind a pipe; whatever kills it costs the series it had, and a new
+* A lane is a process of its own behind a pipe; whatever kills it costs the series it had, and a new
   lane takes the next one. A series whose process died by itself gets a second attempt.
 * Time and memory of a series are watched from here and end its process; the time for loading the
   model does not count. Memory is resident memory: torch reserves far more addresses than it uses.
 * A lane ends by itself when this process does, even by SIGKILL.
+* Each lane is spawned and imports for itself; or, on Linux, lanes are forked from a server that
+  `begin_early` starts: it imports what they need once, while this process imports its own, and has
+  no threads that a fork would lose.
 * Errors of this package travel as text; of any other only its kind and place, because messages of
   libraries quote headers.
 """
@@ -16,16 +19,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -42,7 +47,34 @@ START_S = 900.0
 STOP_S = 2.0
 """How long a lane without work may take to end before it is killed."""
 
+Start = Literal["spawn", "forkserver"]
+"""How lanes are started."""
+
+NEEDED = "protosam.batch.ways"
+"""Module that lanes import before all else; its libraries take seconds."""
+
 _THREADS = "OMP_NUM_THREADS"
+
+
+def begin_early(count: int) -> Start:
+    """Start what lanes can be forked from, before this process imports anything that takes long.
+
+    Parameters
+    ----------
+    count : int
+        Number of lanes that there will be; they share the cores.
+
+    Returns
+    -------
+    {"forkserver", "spawn"}
+        For `LanePool`.
+    """
+    if sys.platform != "linux":
+        return "spawn"
+    multiprocessing.set_forkserver_preload([NEEDED])
+    with _threads(count):  # OpenMP reads it once, when torch is imported
+        forkserver.ensure_running()
+    return "forkserver"
 
 
 @dataclass(frozen=True)
@@ -63,7 +95,7 @@ class Limits:
 
 @dataclass(eq=False)
 class _Lane:
-    process: SpawnProcess
+    process: BaseProcess
     pipe: Connection
     born: float
     ready: bool = False
@@ -81,12 +113,21 @@ class LanePool:
     count : int
         Number of lanes.
     limits : Limits, optional
+    start : {"spawn", "forkserver"}
+        The latter where `begin_early` said so.
     """
 
-    def __init__(self, work: Work, count: int = 1, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        work: Work,
+        count: int = 1,
+        limits: Limits | None = None,
+        *,
+        start: Start = "spawn",
+    ) -> None:
         if count < 1:
             raise InvalidInput(f"{count} workers cannot do anything.", "Give at least one.")
-        self._work, self._count = work, count
+        self._work, self._count, self._start = work, count, start
         self._limits = limits or Limits()
         self._lanes: list[_Lane] = []
         self._attempts: dict[str, int] = {}
@@ -135,7 +176,7 @@ class LanePool:
             self._lanes.remove(lane)
 
     def _new_lane(self) -> _Lane:
-        context = multiprocessing.get_context("spawn")
+        context: Any = multiprocessing.get_context(self._start)
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, self._work), daemon=True)
         with _threads(self._count):
@@ -239,7 +280,7 @@ def serve(pipe: Connection, work: Work) -> None:
         try:
             task = pipe.recv()
         except EOFError:
-            return
+            os._exit(0)  # taking the libraries down in order takes seconds, and nothing is open
         pipe.send(row_after(work, task))
 
 
@@ -273,7 +314,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _resident(process: SpawnProcess) -> int:
+def _resident(process: BaseProcess) -> int:
     """Bytes of memory of a process and those that it started; 0 if it is gone."""
     try:
         one = psutil.Process(process.pid)

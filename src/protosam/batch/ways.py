@@ -16,22 +16,21 @@ from pathlib import Path
 from protosam import __version__
 from protosam.batch.finding import Case, Finder, FoundSegment
 from protosam.batch.prompts import PromptLine, prompts_of
-from protosam.batch.specialist_way import SpecialistFinder
 from protosam.dicom.write import Algorithm, AlgorithmKind
 from protosam.errors import InvalidInput
 from protosam.extents import BoolArray
 from protosam.geometry import Volume
 from protosam.learn.train_shift import weights_of
 from protosam.learn.unlabelled.methods import SPECIALIST
-from protosam.learn.unlabelled.specialist_run import find_specialist
+from protosam.learn.unlabelled.specialist_names import find_specialist
 from protosam.models.add_ons import find_add_on, read_add_on
 from protosam.models.embeddings import EmbeddingCache
 from protosam.models.load import DEFAULT_MODEL, load_model
 from protosam.models.refiner import builtin_refiner
 from protosam.models.segmenter import Segmenter, SegmentRequest
 from protosam.models.slice_model import SliceModel
-from protosam.models.specialist import FILE as SPECIALIST_FILE
-from protosam.models.specialist import read_specialist_card
+from protosam.models.specialist_card import FILE as SPECIALIST_FILE
+from protosam.models.specialist_card import read_specialist_card
 from protosam.models.weights import file_digest
 from protosam.prompting.apply import Wish, apply_example
 from protosam.prompting.auto import AutoPrompter, load_auto
@@ -113,6 +112,9 @@ class Recipe:
             Something is missing, damaged, or made for another model.
         """
         if self.is_specialist:
+            # Late, because MONAI takes seconds to import and few batches have a specialist.
+            from protosam.batch.specialist_way import SpecialistFinder  # noqa: PLC0415
+
             return SpecialistFinder(Path(self.model), self.device, self.wants)
         return Recipes(self)
 

@@ -148,6 +148,6 @@ def resolved_model(model: str, adapters_dir: Path | None) -> str:
     """
     if adapters_dir is None or not model.startswith(SPECIALIST):
         return model
-    from protosam.learn.unlabelled.specialist_run import find_specialist
+    from protosam.learn.unlabelled.specialist_names import find_specialist
 
     return f"{SPECIALIST}{find_specialist(model, adapters_dir)}"

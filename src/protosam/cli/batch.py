@@ -31,9 +31,9 @@ from protosam.cli.options import (
 from protosam.cli.screen import EXIT_FAILURE, Bar, messages, progress_bar, results
 
 if TYPE_CHECKING:
-    from protosam.batch.lanes import Limits
+    from protosam.batch.lanes import Limits, Start
     from protosam.batch.manifest import Row
-    from protosam.batch.queue import Hooks, Progress, Work
+    from protosam.batch.queue import Hooks, Pool, Progress, Work
     from protosam.batch.session import PoolOf, Summary
     from protosam.batch.ways import Recipe
     from protosam.dicom.transport import Server
@@ -70,7 +70,9 @@ def batch(  # noqa: PLR0913 - each option of the command is a parameter
 ) -> None:
     """Segment all series of a study or folder; the same command again continues it."""
     with needing_libraries():
-        from protosam.batch.lanes import Limits
+        from protosam.batch.lanes import Limits, begin_early
+
+        start: Start = "spawn" if ray else begin_early(max(workers, 1))
         from protosam.batch.session import Plan, run_batch
 
     recipe = _recipe(
@@ -93,7 +95,7 @@ def batch(  # noqa: PLR0913 - each option of the command is a parameter
         store=store,
         is_shared=ray not in ("", "local"),
     )
-    pool_of = _pool_of(workers, limits, ray, gpus)
+    pool_of = _on_ray(workers, limits, ray, gpus) if ray else _here(workers, limits, start)
     with progress_bar("looking for series") as bar, _stoppable(bar) as hooks:
         summary = run_batch(plan, pool_of, hooks)
     _tell(out, summary)
@@ -127,20 +129,22 @@ def _recipe(
     )
 
 
-def _pool_of(workers: int, limits: Limits, ray: str, gpus: float) -> PoolOf:
-    """Choose processes of this machine, or actors of a Ray cluster."""
+def _here(workers: int, limits: Limits, start: Start) -> PoolOf:
+    """Compute by processes of this machine."""
     from protosam.batch.lanes import LanePool
-    from protosam.batch.queue import Pool
 
-    def local(work: Work) -> Pool:
-        return LanePool(work, workers, limits)
+    return lambda work: LanePool(work, workers, limits, start=start)
 
-    def on_ray(work: Work) -> Pool:
+
+def _on_ray(workers: int, limits: Limits, address: str, gpus: float) -> PoolOf:
+    """Compute by actors of a Ray cluster."""
+
+    def pool(work: Work) -> Pool:
         from protosam.batch.ray_lanes import RayPool
 
-        return RayPool(work, ray, workers, limits, gpus=gpus)
+        return RayPool(work, address, workers, limits, gpus=gpus)
 
-    return on_ray if ray else local
+    return pool
 
 
 def _server(url: str) -> Server | None:

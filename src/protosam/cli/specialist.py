@@ -29,7 +29,7 @@ def segment_alone(order: Order) -> None:
     """
     _refuse_prompts(order)
     from protosam.cli.segment_files import write_segments
-    from protosam.learn.unlabelled.specialist_run import find_specialist
+    from protosam.learn.unlabelled.specialist_names import find_specialist
     from protosam.models.load import choose_device
     from protosam.models.specialist import load_specialist
     from protosam.seg_nrrd import Segment

@@ -1,16 +1,15 @@
 """Specialists: small networks that find a few objects in whole volumes, without a click.
 
 Owns the networks that there are (MONAI's), the working grid that they see, how they answer, and
-their file: safetensors whose header holds the card. Nothing of the large model is needed to use
-one. Arrays are (k, j, i) in the volume's voxels, or (d, h, w) on the working grid, whose axes and
-outer corners are the volume's; spacing is in mm.
+their weights in a file; the card in it is `specialist_card`'s. Nothing of the large model is needed
+to use one. Arrays are (k, j, i) in the volume's voxels, or (d, h, w) on the working grid, whose
+axes and outer corners are the volume's; spacing is in mm.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,26 +28,14 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
-from protosam import __version__
-from protosam.errors import InvalidInput, WeightsRefused
+from protosam.errors import WeightsRefused
 from protosam.geometry import Volume
 from protosam.intensity import apply_window, auto_window
 from protosam.models.slice_axis import choose_axis
-from protosam.models.tensors import TensorFile, read_tensors
+from protosam.models.specialist_card import HEADER_KEY, SpecialistCard, card_in
+from protosam.models.tensors import read_tensors
 from protosam.prompts import PromptSet
 from protosam.storage import atomic_path
-
-FORMAT = 1
-"""Version of the card; another one is refused."""
-
-HEADER_KEY = "protosam_specialist"
-"""Entry of the safetensors header that holds the card."""
-
-FILE = "specialist.safetensors"
-"""Name of the file in the folder of a version."""
-
-CELL = 16
-"""Sides of patches are multiples of this."""
 
 OVERLAP = 0.5
 """Of neighbouring patches when a volume is answered."""
@@ -91,48 +78,6 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 }
 """Networks by name. Forward and backward of a patch of 32x48x48 on one core of a Xeon: ``unet``
 (0.6 M numbers) 0.2 s, ``vnet`` (45.6 M, SemiSAM's kind) 1.8 s: for a GPU."""
-
-
-@dataclass(frozen=True)
-class SpecialistCard:
-    """What is known of a specialist.
-
-    Attributes
-    ----------
-    labels : tuple of str
-        Names of what it finds, in the order of its outputs after the background.
-    networks : tuple of str
-        Keys of `NETWORKS`; several answer together.
-    spacing_mm : (float, float, float)
-        Of the working grid, along k, j, i.
-    patch : (int, int, int)
-        Of the working grid's voxels.
-    """
-
-    labels: tuple[str, ...]
-    networks: tuple[str, ...]
-    spacing_mm: tuple[float, float, float]
-    patch: tuple[int, int, int]
-    program: str = __version__
-    format: int = FORMAT
-
-    def __post_init__(self) -> None:
-        strangers = [name for name in self.networks if name not in NETWORKS]
-        if strangers or not self.networks or not self.labels:
-            raise InvalidInput(
-                f"A specialist of the networks {self.networks} for {self.labels} cannot be built.",
-                f"Networks are {', '.join(NETWORKS)}; give at least one, and one label.",
-            )
-        three = len(self.spacing_mm) == len(self.patch) == 3
-        if not three or any(not math.isfinite(s) or s <= 0 for s in self.spacing_mm):
-            raise InvalidInput(f"{self.spacing_mm} mm is no spacing of three axes.")
-        if any(side < CELL or side % CELL for side in self.patch):
-            raise InvalidInput(f"The sides of {self.patch} are not multiples of {CELL}.")
-
-    @property
-    def classes(self) -> int:
-        """Outputs of each network."""
-        return len(self.labels) + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +232,7 @@ def load_specialist(path: Path, device: torch.device) -> Specialist:
         When the file is missing, damaged, no specialist or of another format.
     """
     file = read_tensors(path)
-    card = _card(file, path)
+    card = card_in(file, path)
     networks = build_networks(card)
     try:
         for n, network in enumerate(networks):
@@ -298,40 +243,6 @@ def load_specialist(path: Path, device: torch.device) -> Specialist:
             f"The tensors of {path} do not fit the networks {card.networks}.", "Adapt again."
         ) from error
     return Specialist(card, networks, device)
-
-
-def read_specialist_card(path: Path) -> SpecialistCard:
-    """Read the card alone.
-
-    Raises
-    ------
-    WeightsRefused
-        As `load_specialist`.
-    """
-    return _card(read_tensors(path), path)
-
-
-def _card(file: TensorFile, path: Path) -> SpecialistCard:
-    if HEADER_KEY not in file.metadata:
-        raise WeightsRefused(
-            f"{path} is no specialist of ProtoSAM.",
-            "Give one that `protosam adapt --method semisam` left.",
-        )
-    try:
-        entries: dict[str, Any] = json.loads(file.metadata[HEADER_KEY])
-        if entries.get("format") != FORMAT:
-            raise WeightsRefused(f"{path} is of another format.", "Update ProtoSAM.")
-        card = SpecialistCard(**entries)
-        spacing, patch = card.spacing_mm, card.patch
-        return dataclasses.replace(
-            card,
-            labels=tuple(card.labels),
-            networks=tuple(card.networks),
-            spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
-            patch=(int(patch[0]), int(patch[1]), int(patch[2])),
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsRefused(f"The card of {path} cannot be understood.", "Adapt again.") from error
 
 
 def _by_slice(

@@ -170,9 +170,10 @@ class TinySliceModel:
         self._decoder = TinyDecoder(self.network, self._shift)
         # A processor works at slices side by side, each on one core, and one by one for a core:
         # four at once take it only a tenth less time. A graphics card wants them at once.
-        on_cores = device.type == "cpu"
+        on_cores, threads = device.type == "cpu", torch.get_num_threads()
         self.batch_size = 1 if on_cores else 4
-        self.lookahead = min(torch.get_num_threads(), MAX_LANES) if on_cores else 0
+        # Who allows one thread gets one: nothing is embedded ahead beside what is answered.
+        self.lookahead = min(threads, MAX_LANES) if on_cores and threads > 1 else 0
         # Answers have a lane of their own, so as not to wait for what is embedded ahead.
         self._answering = Lanes(1) if on_cores else None
         self._encoding = Lanes(max(1, self.lookahead))

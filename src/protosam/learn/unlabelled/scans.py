@@ -19,13 +19,8 @@ from torch.nn import functional as F
 from protosam.extents import bounding_extent
 from protosam.geometry import Volume
 from protosam.learn.finished_cases import FinishedCase
-from protosam.models.specialist import (
-    CELL,
-    SpecialistCard,
-    on_working_grid,
-    resized_to,
-    working_shape,
-)
+from protosam.models.specialist import on_working_grid, resized_to, working_shape
+from protosam.models.specialist_card import CELL, SpecialistCard
 
 OBJECT_VOXELS = 40
 """Voxels of the working grid along an object's longest side; 48 are a patch's."""

@@ -32,7 +32,6 @@ from protosam.learn.train_shift import weights_of
 from protosam.learn.unlabelled.assemble import pool_of
 from protosam.learn.unlabelled.generalists import generalists_of
 from protosam.learn.unlabelled.mean_teacher import PRESETS, MeanTeacherSettings
-from protosam.learn.unlabelled.methods import SPECIALIST
 from protosam.learn.unlabelled.pool import PoolImage
 from protosam.learn.unlabelled.scans import card_for, labelled_scan, pool_scan
 from protosam.learn.unlabelled.specialist_gate import judge_specialist
@@ -41,7 +40,8 @@ from protosam.models.add_ons import case_digest
 from protosam.models.load import load_model
 from protosam.models.memory_ladder import memory_errors
 from protosam.models.slice_model import SliceModel
-from protosam.models.specialist import FILE, Specialist, load_specialist, save_specialist
+from protosam.models.specialist import Specialist, load_specialist, save_specialist
+from protosam.models.specialist_card import FILE
 from protosam.models.weights import make_folder
 
 TAUGHT = 0.85
@@ -218,39 +218,6 @@ class SpecialistRun:
     def _tell(self, note: str) -> None:
         self._notes.append(note)
         self._watch.on_progress(0.0, note)
-
-
-def find_specialist(name: str, adapters_dir: Path | None = None) -> Path:
-    """File that ``specialist:NAME`` means.
-
-    Parameters
-    ----------
-    name : str
-        With or without ``specialist:``: a name in the store, whose active version is meant, or a
-        path of a file or of a version's folder.
-    adapters_dir : Path, optional
-        Folder of the adapters; the user's own if None.
-
-    Raises
-    ------
-    InvalidInput
-        When there is no active specialist of that name.
-    """
-    plain = name.removeprefix(SPECIALIST)
-    given = Path(plain)
-    if given.is_file():
-        return given
-    if (given / FILE).is_file():
-        return given / FILE
-    path = AdapterStore(adapters_dir).active_path(plain)
-    if path is None or not (path / FILE).is_file():
-        what = "no active specialist" if path is None else "an adapter, not a specialist,"
-        raise InvalidInput(
-            f"There is {what} of the name {plain!r}.",
-            "`protosam adapters list` shows what there is; `protosam adapt --method semisam` "
-            "makes one.",
-        )
-    return path / FILE
 
 
 def _fingerprint(

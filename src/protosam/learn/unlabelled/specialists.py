@@ -44,11 +44,11 @@ from protosam.learn.unlabelled.scans import (
 )
 from protosam.models.specialist import (
     Specialist,
-    SpecialistCard,
     build_networks,
     on_own_grid,
     resized_to,
 )
+from protosam.models.specialist_card import SpecialistCard
 from protosam.storage import atomic_path
 
 
