@@ -203,6 +203,20 @@ def test_few_slices_are_shown_in_variants_and_many_as_they_are(a_model: TinySlic
         assert one.closer.truth.sum() <= one.whole.truth.sum()
 
 
+@pytest.mark.parametrize("count", [4, 7, 12, 30])
+def test_progress_of_encoding_never_goes_back(a_model: TinySliceModel, count: int) -> None:
+    told: list[float] = []
+    lessons_of(
+        [a_case("a"), a_case("b", 1)],
+        a_model,
+        front_of(a_model, 1),
+        count=count,
+        seed=0,
+        on_progress=lambda done, _: told.append(done),
+    )
+    assert told == sorted(told) and told[0] >= 0 and told[-1] < 1
+
+
 @given(
     low=st.floats(-WINDOW_SHIFT, WINDOW_SHIFT),
     high=st.floats(-WINDOW_SHIFT, WINDOW_SHIFT),

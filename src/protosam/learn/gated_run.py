@@ -238,15 +238,24 @@ class _Run:
         self, base: SliceModel, front: Front, division: Division, settings: RecipeSettings
     ) -> list[Lesson]:
         """Lessons of the cases, and of what is practised beside them."""
-        between, seed = self._between(0.0, ENCODED), settings.seed
+        seed, own = settings.seed, settings.examples / (settings.examples + settings.replayed)
         lessons = lessons_of(
-            division.taught, base, front, count=settings.examples, seed=seed, on_progress=between
+            division.taught,
+            base,
+            front,
+            count=settings.examples,
+            seed=seed,
+            on_progress=self._between(0.0, own * ENCODED),
         )
         if settings.replayed == 0:
             return lessons
-        beside = replayed_cases(seed)
         return lessons + lessons_of(
-            beside, base, front, count=settings.replayed, seed=seed, on_progress=between
+            replayed_cases(seed),
+            base,
+            front,
+            count=settings.replayed,
+            seed=seed,
+            on_progress=self._between(own * ENCODED, ENCODED),
         )
 
     def _material(self, base: SliceModel, front: Front, division: Division) -> Material | None:

@@ -129,8 +129,8 @@ def lessons_of(
     while len(found) < count:
         begun = len(found)
         for number, case in enumerate(cases):
-            done = (begun + number / len(cases) * max(begun, count - begun)) / count
-            on_progress(min(done, 1.0), f"encoding part {number + 1} of {len(cases)}")
+            done = (begun + number / len(cases) * min(each * pairs, count - begun)) / count
+            on_progress(done, f"encoding part {number + 1} of {len(cases)}")
             variant = Variant.drawn(rng) if begun else Variant()
             found += _Lecturer(case, model, front, variant).lessons(each, rng)
         if len(found) == begun:
