@@ -10,6 +10,7 @@ from protosam.extents import bounding_extent, pack_bits
 from protosam.intensity import Window
 from protosam.scene import PARAMETERS
 from protosam.wire.messages import (
+    AdapterList,
     ModelInfo,
     ModelList,
     ModelLoaded,
@@ -67,6 +68,9 @@ class FakeClient:
 
     def prewarm(self, request, on_done=None):
         return self.pending(lambda: Prewarmed(0, False), on_done)
+
+    def adapters(self, request, on_done=None):
+        return self.pending(lambda: AdapterList(()), on_done)
 
     def stats(self, on_done=None):
         return self.pending(lambda: WorkerDied("no stats"), on_done)

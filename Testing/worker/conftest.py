@@ -112,6 +112,7 @@ def fake_engine():
     """The class of the fake engine."""
     spec = importlib.util.spec_from_file_location("fake_worker", FAKE)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there for their module
     spec.loader.exec_module(module)
     return module.FakeEngine
 
