@@ -239,24 +239,14 @@ class _Run:
     ) -> list[Lesson]:
         """Lessons of the cases, and of what is practised beside them."""
         seed, own = settings.seed, settings.examples / (settings.examples + settings.replayed)
-        lessons = lessons_of(
-            division.taught,
-            base,
-            front,
-            count=settings.examples,
-            seed=seed,
-            on_progress=self._between(0.0, own * ENCODED),
-        )
-        if settings.replayed == 0:
-            return lessons
-        return lessons + lessons_of(
-            replayed_cases(seed),
-            base,
-            front,
-            count=settings.replayed,
-            seed=seed,
-            on_progress=self._between(own * ENCODED, ENCODED),
-        )
+        parts = [(division.taught, settings.examples, (0.0, own * ENCODED))]
+        if settings.replayed:
+            parts.append((tuple(replayed_cases(seed)), settings.replayed, (own * ENCODED, ENCODED)))
+        found: list[Lesson] = []
+        for cases, count, (low, high) in parts:
+            between = self._between(low, high)
+            found += lessons_of(cases, base, front, count=count, seed=seed, on_progress=between)
+        return found
 
     def _material(self, base: SliceModel, front: Front, division: Division) -> Material | None:
         """Slices of the images without labels; None for methods that use none."""
