@@ -5,10 +5,10 @@
 DATA holds the data sets and split.json. Of the training cases so many patients are drawn by the
 seed (fewer where there are no more), one case of each; all of them are handed to ``adapt``, which
 holds some back for its gate. The validation cases report: `SLICES_EACH` slices of at most `OBJECTS`
-objects, after no click (the object of the slice beside is known), one and three; and with five
-cases at most `VOLUMES` whole objects after one click and three, by the engine with head and
-decoder. `OTHERS` are played with the adapter on, although nobody would. Each row is a file of its
-own; rows that are there already are not computed again.
+objects, after no click (the object of the slice beside is known), one and three; with five cases
+the same objects as wholes after one click and three, too, by the engine with head and decoder.
+`OTHERS` are played with the adapter on, although nobody would. Each row is a file of its own; rows
+that are there already are not computed again.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from protosam.labelled import LabelledData, cases_of_split, read_dataset
 from protosam.learn.adapt_order import AdaptOrder, AdaptResult, Watch
 from protosam.learn.division import whole
 from protosam.learn.finished_cases import FinishedCase
-from protosam.learn.gate import CLICKS, Board, Marks, boards_of, measure
+from protosam.learn.gate_boards import Board, boards_of
+from protosam.learn.gate_play import CLICKS, Marks, measure
 from protosam.learn.gated_run import adapt
 from protosam.learn.recipe import RecipeSettings
 from protosam.models.load import load_model
 from protosam.robot import Rules, Target
 
-OBJECTS, VOLUMES = 12, 4
-"""Most objects that report, in slices and as volumes."""
+OBJECTS = 12
+"""Most objects that report, in slices and with five cases as volumes."""
 
 OTHERS = (("btcv_abdomen_ct", ("btcv_03",), ("liver", "spleen", "right kidney", "aorta")),)
 """Organs that none of the sets teaches."""
@@ -127,7 +128,7 @@ class Reporter:
         named = {n: found.label_name(n) for case in cases for n in case.wanted}
         boards = boards_of([whole(case) for case in cases], named)
         self._boards = [b for b in boards if _key(b) in _first(boards, OBJECTS)]
-        self._volumes = [_in_whole(b.target) for b in _one_each(self._boards)][:VOLUMES]
+        self._volumes = [_in_whole(b.target) for b in _one_each(self._boards)]
         self._others = list(_other_boards(data))
         self._keep = keep
 
@@ -235,7 +236,7 @@ def row(
         "seed": seed,
         "accepted": result.report.accepted,
         "reason": result.report.reason,
-        "gate": {k: card.gate[k] for k in ("validation", "checked", "mean", "elsewhere")},
+        "gate": {k: card.gate[k] for k in ("validation", "checked", "mean", "elsewhere", "whole")},
         "wall_seconds": round(spent[0], 1),
         "cpu_seconds": round(spent[1], 1),
         "training": card.figures,

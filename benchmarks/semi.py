@@ -29,7 +29,8 @@ from protosam.evaluate import this_machine
 from protosam.learn.division import OTHER_PATIENTS, whole
 from protosam.learn.finished_cases import CaseChoice, FinishedCase, read_cases
 from protosam.learn.fronts import front_of
-from protosam.learn.gate import CLICKS, boards_of, measure
+from protosam.learn.gate_boards import boards_of
+from protosam.learn.gate_play import CLICKS, measure
 from protosam.learn.lessons import lessons_of
 from protosam.learn.recipe import Checkpoint, RecipeSettings, network_of, teach, with_adapter
 from protosam.learn.train_shift import weights_of

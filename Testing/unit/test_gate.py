@@ -24,7 +24,9 @@ from protosam.learn.adapters import AdapterStore
 from protosam.learn.division import OTHER_PATIENTS, SAME_PATIENTS, divide, whole
 from protosam.learn.finished_cases import FinishedCase
 from protosam.learn.fronts import front_of
-from protosam.learn.gate import Board, Contender, Marks, boards_of, judge, measure
+from protosam.learn.gate import Contender, judge
+from protosam.learn.gate_boards import Board, boards_of
+from protosam.learn.gate_play import Marks, measure
 from protosam.learn.gated_run import adapt
 from protosam.learn.lessons import lessons_of
 from protosam.learn.recipe import Checkpoint, RecipeProgress, RecipeSettings, teach, with_adapter

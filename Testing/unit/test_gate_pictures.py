@@ -15,8 +15,10 @@ from protosam.errors import StorageFailure, WeightsRefused
 from protosam.geometry import Volume
 from protosam.learn.adapter_cards import AdapterCard, verify_files
 from protosam.learn.adapters import PICTURE, AdapterStore
-from protosam.learn.gate import Board, GateReport, Marks, judge, measure
+from protosam.learn.gate import GateReport, judge
+from protosam.learn.gate_boards import Board
 from protosam.learn.gate_pictures import FirstAnswers, chosen, draw_pictures
+from protosam.learn.gate_play import Marks, measure
 from protosam.models.tiny import TinySAM, TinySettings
 from protosam.models.tiny_predictor import TinySliceModel
 from protosam.robot import Plane, Target

@@ -1,37 +1,24 @@
 """The gate: a new adapter is let in only if it is no worse than what is there.
 
-Owns the test and the verdict. Base, current and new model answer the same questions in the same
-slices, as at work (`Segmenter`), by the click robot's rules: with no click (the object of the slice
-beside is known, which models that read neighbours can follow), with one and with three. The gate
-never chooses settings and never stops a training: it says yes or no, once. Indices are (k, j, i),
-distances in mm.
+Owns the verdict. Base, current and new model have played the same slices (`gate_play`); a few whole
+objects of other patients have been played, too, and are told but do not decide: one object of one
+patient swings by more than an adapter changes. The gate never chooses settings and never stops a
+training: it says yes or no, once. Distances are in mm.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from protosam import metrics, robot
-from protosam.errors import InvalidInput
-from protosam.extents import BoolArray
-from protosam.geometry import Volume
-from protosam.intensity import auto_window
-from protosam.learn.division import Judge
-from protosam.learn.lessons import MIN_PIXELS, SURE
+from protosam.learn.gate_boards import Board
+from protosam.learn.gate_play import CLICKS, Marks
 from protosam.models.add_ons import case_digest
-from protosam.models.planes import Planes
-from protosam.models.segmenter import Segmenter, SegmentRequest
-from protosam.models.slice_axis import choose_axis
-from protosam.models.slice_model import SliceModel, SlicePrompts
-from protosam.models.slice_refiner import builtin_slice_refiner
-from protosam.prompts import PromptSet
-from protosam.robot import Plane, Rules, Target
+from protosam.robot import Target
 
 Contender = Literal["base", "current", "new"]
 CONTENDERS: tuple[Contender, ...] = ("base", "current", "new")
@@ -45,37 +32,6 @@ SENTINEL_DROP = 0.01
 ELSEWHERE_DROP = 0.05
 """Largest fall of the mean Dice, against the bare model, on objects that nobody taught. An adapter
 is switched on for its own labels; what is looked for here is one that no longer obeys clicks."""
-
-SLICES_EACH = 3
-"""Slices of each object that are played: the middles of as many parts of it."""
-
-CLICKS = (0, 1, 3)
-"""Numbers of clicks after which an answer is measured."""
-
-
-@dataclass(frozen=True, eq=False)
-class Board:
-    """One object in one slice that all contenders play."""
-
-    target: Target
-    sentinel: bool
-    elsewhere: bool = False
-    """Whether it is of an object that nobody taught."""
-
-
-@dataclass(frozen=True)
-class Marks:
-    """How one contender did on one board."""
-
-    dice: tuple[float | None, float, float]
-    """After `CLICKS`; None without a click for models that do not read neighbours."""
-    hd95_mm: float
-    """95th-percentile Hausdorff distance after the last click."""
-
-    @property
-    def mean(self) -> float:
-        """Mean Dice over the numbers of clicks, by which the gate judges."""
-        return float(np.mean([d for d in self.dice if d is not None]))
 
 
 @dataclass(frozen=True)
@@ -96,6 +52,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """One whole object, and everyone's Dice after one click."""
+
+    case: str
+    """Digest of the case's name."""
+    label: str
+    dice: dict[Contender, float]
+
+
+@dataclass(frozen=True)
 class GateReport:
     """What was measured and what follows from it."""
 
@@ -105,6 +71,8 @@ class GateReport:
     """In words."""
     validation: str
     """Whether other patients judged."""
+    wholes: tuple[Whole, ...] = ()
+    """Told beside the table; they do not decide."""
 
     @property
     def own(self) -> tuple[Row, ...]:
@@ -115,6 +83,19 @@ class GateReport:
         """Mean Dice on objects that nobody taught; None if none was played."""
         marks = [row.marks[who].mean for row in self.rows if row.elsewhere]
         return round(float(np.mean(marks)), 4) if marks else None
+
+    def whole(self, who: Contender) -> float | None:
+        """Mean Dice of whole objects after one click; None if none was played."""
+        dice = [one.dice[who] for one in self.wholes]
+        return round(float(np.mean(dice)), 4) if dice else None
+
+    def about_wholes(self) -> str:
+        """Sentence about the whole objects; empty if none was played."""
+        before, now = self.whole("current"), self.whole("new")
+        if before is None or now is None:
+            return ""
+        count = f"{len(self.wholes)} whole object{'s' if len(self.wholes) > 1 else ''}"
+        return f"After one click to each of {count}: Dice {before:.3f} before, {now:.3f} now."
 
     def mean(self, who: Contender) -> dict[str, float | None]:
         """Means over what was taught, by the names of the table's columns."""
@@ -140,6 +121,8 @@ class GateReport:
             "checked": self._checked(),
             "mean": {who: self.mean(who) for who in CONTENDERS},
             "elsewhere": {who: self.elsewhere(who) for who in CONTENDERS},
+            "whole": {who: self.whole(who) for who in CONTENDERS},
+            "wholes": [_whole_to_json(one) for one in self.wholes],
             "rows": [_row_to_json(row) for row in self.rows],
         }
 
@@ -160,6 +143,8 @@ class GateReport:
             lines.append(
                 f"Other organs, that nobody taught: Dice {base:.3f} before, {new:.3f} now."
             )
+        if self.wholes:
+            lines.append(self.about_wholes())
         return "\n".join(lines)
 
     def _checked(self) -> dict[str, int]:
@@ -172,67 +157,11 @@ class GateReport:
         }
 
 
-def boards_of(
-    judges: Sequence[Judge], names: Mapping[int, str], *, elsewhere: bool = False
-) -> list[Board]:
-    """Choose what is played.
-
-    Parameters
-    ----------
-    judges : sequence of Judge
-    names : mapping
-        Name of each label.
-    elsewhere : bool, optional
-        Whether these are objects that nobody taught.
-
-    Raises
-    ------
-    InvalidInput
-        When no judge has an object of `MIN_PIXELS` in a slice.
-    """
-    boards = [
-        dataclasses.replace(board, elsewhere=elsewhere)
-        for judge in judges
-        for board in _boards(judge, names)
-    ]
-    if not boards:
-        raise InvalidInput(
-            f"None of the {len(judges)} cases to judge by has an object of {MIN_PIXELS} pixels.",
-            "Check --labels and the label maps.",
-        )
-    return boards
-
-
-def measure(
-    model: SliceModel,
-    boards: Sequence[Board],
-    *,
-    on_board: Callable[[int], None],
-    on_first: Callable[[int, BoolArray], None] | None = None,
-) -> list[Marks]:
-    """Let a model play all boards.
-
-    Parameters
-    ----------
-    model : SliceModel
-    boards : sequence of Board
-    on_board : (number) -> None
-        Called before each; may raise `Cancelled`.
-    on_first : (number, mask) -> None, optional
-        Gets the answer after one click, of the slice that is played.
-    """
-    player = _Player(model)
-    marks = []
-    for number, board in enumerate(boards):
-        on_board(number)
-        marks.append(player.play(board.target))
-        if on_first is not None and player.first is not None:
-            on_first(number, board.target.board(player.first).copy())
-    return marks
-
-
 def judge(
-    boards: Sequence[Board], marks: dict[Contender, list[Marks]], validation: str
+    boards: Sequence[Board],
+    marks: dict[Contender, list[Marks]],
+    validation: str,
+    wholes: Sequence[Whole] = (),
 ) -> GateReport:
     """Say whether the new model may take the place of the current one.
 
@@ -243,6 +172,8 @@ def judge(
         Of every contender, in the boards' order.
     validation : str
         `division.OTHER_PATIENTS` or `division.SAME_PATIENTS`.
+    wholes : sequence of Whole, optional
+        What is told beside.
     """
     rows = tuple(
         Row(
@@ -255,10 +186,32 @@ def judge(
         )
         for number, board in enumerate(boards)
     )
-    reason = _objection(rows)
-    accepted = reason is None
+    objection = _objection(rows)
+    reason = _approval(rows, wholes) if objection is None else objection
+    return GateReport(rows, objection is None, reason, validation, tuple(wholes))
+
+
+def wholes_of(targets: Sequence[Target], dice: dict[Contender, list[float]]) -> tuple[Whole, ...]:
+    """Put everyone's Dice of whole objects together.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+    dice : dict
+        Of every contender, in the targets' order.
+    """
+    return tuple(
+        Whole(case_digest(one.case), one.name, {who: dice[who][number] for who in CONTENDERS})
+        for number, one in enumerate(targets)
+    )
+
+
+def _approval(rows: Sequence[Row], wholes: Sequence[Whole]) -> str:
+    """Why the new model is let in, and what it costs."""
     change = -float(np.mean([row.drop() for row in rows if not row.elsewhere]))
-    return GateReport(rows, accepted, reason or f"mean Dice changed by {change:+.3f}", validation)
+    lost = float(np.mean([w.dice["current"] - w.dice["new"] for w in wholes])) if wholes else 0.0
+    but = f", but whole objects lost {lost:.3f} after one click" if lost > MEAN_DROP else ""
+    return f"mean Dice changed by {change:+.3f}{but}"
 
 
 def _objection(rows: Sequence[Row]) -> str | None:
@@ -283,89 +236,6 @@ def _objection(rows: Sequence[Row]) -> str | None:
     return None
 
 
-class _Player:
-    """A model at work, in the slices of the boards."""
-
-    name = "adapted"
-
-    def __init__(self, model: SliceModel) -> None:
-        self._model = model
-        # With the decoder that comes with the package, because a user's answers have passed it too.
-        self._segmenter = Segmenter(model, decoder=builtin_slice_refiner(model.device))
-        self._volume: Volume | None = None
-        self.first: BoolArray | None = None
-        """Answer after one click to the object that was played last, (K, J, I)."""
-
-    def settings(self) -> dict[str, str | float]:
-        """Return what a report says of the engine; see `robot.Engine`."""
-        return {"model": self._model.name, "digest": self._model.digest}
-
-    def begin(self, volume: Volume, plane: Plane | None) -> None:  # noqa: ARG002 - see answer
-        """Take a new object; see `robot.Engine`."""
-        self._volume, self.first = volume, None
-
-    def answer(self, prompts: PromptSet) -> BoolArray:
-        """Return the object that the prompts mean; see `robot.Engine`."""
-        if self._volume is None:
-            raise InvalidInput("The player has no image yet.", "Call begin before answer.")
-        found = self._segmenter.segment(self._volume, SegmentRequest(prompts))
-        mask = found.full_mask(self._volume.shape_kji)
-        self.first = mask if self.first is None else self.first
-        return mask
-
-    def play(self, target: Target) -> Marks:
-        """Play one board."""
-        score = robot.play(target, self, Rules(clicks=CLICKS[-1]))
-        one, three = score.dice[CLICKS[1] - 1], score.dice[CLICKS[2] - 1]
-        return Marks((self._unclicked(target), one, three), score.hd95_mm[-1])
-
-    def _unclicked(self, target: Target) -> float | None:
-        """Dice when only the object in the slice beside is known."""
-        if not self._model.reads_neighbours or target.plane is None:
-            return None
-        axis, index = target.plane.axis, target.plane.index
-        beside = _beside(np.moveaxis(target.truth, axis, 0), index)
-        if beside is None:
-            return None
-        planes = Planes(target.volume, axis, auto_window(target.volume.voxels))
-        stack = planes.stack(index, planes.whole, self._model.context_slices)
-        embedding = self._model.embed(stack[None], planes.spacing_rc_mm)[0]
-        known = np.where(beside, SURE, -SURE).astype(np.float32)
-        found = self._model.predict(embedding, SlicePrompts(neighbour_logits=known))
-        return metrics.dice(found.logits > 0, target.board(target.truth))
-
-
-def _beside(truth: BoolArray, index: int) -> BoolArray | None:
-    """Object in the slice below, else above, of (slices, rows, columns); None if in neither."""
-    for near in (index - 1, index + 1):
-        if 0 <= near < len(truth) and truth[near].any():
-            return np.asarray(truth[near])
-    return None
-
-
-def _boards(judge: Judge, names: Mapping[int, str]) -> list[Board]:
-    case = judge.case
-    axis = choose_axis(PromptSet(), case.image)
-    others = tuple(n for n in range(3) if n != axis)
-    boards = []
-    for label in case.wanted:
-        truth = np.asarray(case.labels.voxels == label, dtype=np.bool_)
-        areas = np.count_nonzero(truth, axis=others)
-        areas[: judge.first] = 0
-        areas[judge.stop :] = 0
-        for index in _middles(np.flatnonzero(areas >= MIN_PIXELS)):
-            name = names.get(label, f"label {label}")
-            plane = Plane(axis, index)
-            target = Target(case.name, label, name, case.image, truth, plane)
-            boards.append(Board(target, judge.sentinel))
-    return boards
-
-
-def _middles(usable: np.ndarray[Any, np.dtype[np.intp]]) -> list[int]:
-    parts = np.array_split(usable, min(SLICES_EACH, usable.size)) if usable.size else []
-    return [int(part[part.size // 2]) for part in parts]
-
-
 def _row_to_json(row: Row) -> dict[str, Any]:
     def plain(marks: Marks) -> dict[str, Any]:
         dice = [None if d is None else round(d, 4) for d in marks.dice]
@@ -380,3 +250,8 @@ def _row_to_json(row: Row) -> dict[str, Any]:
         "elsewhere": row.elsewhere,
         **{who: plain(marks) for who, marks in row.marks.items()},
     }
+
+
+def _whole_to_json(one: Whole) -> dict[str, Any]:
+    dice = {who: round(one.dice[who], 4) for who in CONTENDERS}
+    return {"case": one.case, "label": one.label, "dice": dice}

@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from protosam.extents import BoolArray, bounding_extent
 from protosam.intensity import auto_window
 from protosam.learn.adapters import PICTURE
-from protosam.learn.gate import Board, Contender, GateReport
+from protosam.learn.gate import Contender, GateReport
+from protosam.learn.gate_boards import Board
 from protosam.plane_pictures import draw_outline, draw_slice, finish_plane, planes_of
 from protosam.robot import Plane, Target
 from protosam.storage import atomic_path

@@ -13,7 +13,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,8 @@ from protosam.learn.division import Division, divide
 from protosam.learn.finished_cases import FinishedCase, OnProgress
 from protosam.learn.found_cases import finished
 from protosam.learn.fronts import Front, front_of
-from protosam.learn.gate import Board, Contender, GateReport, Marks, boards_of, judge, measure
-from protosam.learn.gate_pictures import FirstAnswers, draw_pictures
+from protosam.learn.gate import Contender, GateReport
+from protosam.learn.judging import Games, games_of, judged
 from protosam.learn.lessons import Lesson, lessons_of
 from protosam.learn.recipe import (
     STATE,
@@ -45,7 +46,7 @@ from protosam.learn.recipe import (
     without_adapter,
 )
 from protosam.learn.replay import replayed_cases
-from protosam.learn.sentinels import elsewhere_boards, named_sentinels, watchful
+from protosam.learn.sentinels import named_sentinels, watchful
 from protosam.learn.shift import ShiftSettings, teach_shift
 from protosam.learn.shift_examples import examples_of
 from protosam.learn.train_shift import weights_of
@@ -133,10 +134,10 @@ class _Run:
             *watchful(division.judges, known),
             *named_sentinels(order.sentinels, names),
         )
-        boards = [*boards_of(judges, names), *elsewhere_boards()]
+        games = games_of(judges, names, division.validation, base)
         candidate = self._folder / "candidate"
         tier, figures = self._taught(base, digest, division, names, candidate)
-        report = self._judged(base, candidate, current, boards, division.validation)
+        report = self._judged(base, candidate, current, games)
         card = AdapterCard(
             tier=tier,
             base_name=base.name,
@@ -323,33 +324,19 @@ class _Run:
         return current
 
     def _judged(
-        self,
-        base: SliceModel,
-        candidate: Path,
-        current: AdapterVersion | None,
-        boards: list[Board],
-        validation: str,
+        self, base: SliceModel, candidate: Path, current: AdapterVersion | None, games: Games
     ) -> GateReport:
-        contenders: dict[Contender, Path | None] = {"base": None}
+        contenders: dict[Contender, Callable[[], SliceModel]] = {"base": lambda: base}
         if current is not None:
-            contenders["current"] = current.path
-        contenders["new"] = loadable(candidate)
-        marks: dict[Contender, list[Marks]] = {}
-        answers = FirstAnswers()
-        for place, (who, path) in enumerate(contenders.items()):
-            model = base if path is None else self._loaded(path)
+            contenders["current"] = partial(self._loaded, current.path)
+        contenders["new"] = partial(self._loaded, loadable(candidate))
 
-            def on_board(number: int, who: str = who, place: int = place) -> None:
-                if self._watch.should_stop():
-                    raise Cancelled("Stopped at the gate.", "The same command goes on from there.")
-                done = (place + number / len(boards)) / len(contenders)
-                self._watch.on_progress(TAUGHT + (1 - TAUGHT) * done, f"gate: {who}")
+        def on_progress(done: float, text: str) -> None:
+            if self._watch.should_stop():
+                raise Cancelled("Stopped at the gate.", "The same command goes on from there.")
+            self._watch.on_progress(TAUGHT + (1 - TAUGHT) * done, text)
 
-            marks[who] = measure(model, boards, on_board=on_board, on_first=answers.of(who))
-        marks.setdefault("current", marks["base"])
-        report = judge(boards, marks, validation)
-        draw_pictures(candidate, boards, report, answers)
-        return report
+        return judged(games, contenders, candidate, on_progress)
 
     def _between(self, low: float, high: float) -> OnProgress:
         """Progress of a part of the work, with a look at whether it is still wanted."""

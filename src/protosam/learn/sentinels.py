@@ -14,7 +14,7 @@ from protosam.cases.layouts import find_cases
 from protosam.learn.division import Judge, whole
 from protosam.learn.finished_cases import FinishedCase
 from protosam.learn.found_cases import finished, renumbered
-from protosam.learn.gate import Board, boards_of
+from protosam.learn.gate_boards import Board, boards_of
 from protosam.models.add_ons import case_digest
 from protosam.phantom import make_phantom
 

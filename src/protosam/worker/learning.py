@@ -76,7 +76,7 @@ def adapted_of(result: AdaptResult) -> Adapted:
         checked=_checked(result.report),
         pictures=tuple(_content(path) for path in result.pictures),
         seconds=result.seconds,
-        notes=result.notes,
+        notes=(*_about_wholes(result.report), *result.notes),
     )
 
 
@@ -118,6 +118,12 @@ def _standing(report: GateReport, who: Contender) -> Standing:
         hd95_mm=_figure(means, "hd95_mm"),
         elsewhere=report.elsewhere(who),
     )
+
+
+def _about_wholes(report: Verdict) -> tuple[str, ...]:
+    if not isinstance(report, GateReport) or not report.wholes:
+        return ()
+    return (report.about_wholes(),)
 
 
 def _figure(means: Mapping[str, float | None], name: str) -> float:
