@@ -220,5 +220,5 @@ def test_settings_that_cannot_be_taught_with_are_refused(wrong: dict[str, float]
 
 def test_labels_that_are_nowhere_are_refused(a_model: TinySliceModel) -> None:
     case = dataclasses.replace(a_case("x"), wanted=(7,))
-    with pytest.raises(InvalidInput, match="--labels"):
+    with pytest.raises(InvalidInput, match="Check the labels"):
         lessons_of([case], a_model, QUICK, silent)

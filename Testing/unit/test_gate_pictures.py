@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from matplotlib.image import imread
 from protosam.errors import StorageFailure, WeightsRefused
 from protosam.geometry import Volume
 from protosam.learn.adapter_cards import AdapterCard, verify_files
-from protosam.learn.adapters import PICTURE, AdapterStore
+from protosam.learn.adapters import AdapterStore
 from protosam.learn.gate import GateReport, judge
 from protosam.learn.gate_boards import Board
 from protosam.learn.gate_pictures import FirstAnswers, chosen, draw_pictures
@@ -147,7 +149,7 @@ def test_pictures_stay_in_the_users_folder_when_a_version_is_exported(tmp_path: 
     def write(folder: Path) -> None:
         (folder / "adapter_model.safetensors").write_text("weights")
         for number in (1, 2):
-            (folder / PICTURE.format(number)).write_bytes(b"\x89PNG")
+            (folder / f"before-after-{number}.png").write_bytes(b"\x89PNG")
 
     store = AdapterStore(tmp_path / "adapters")
     version = store.add("ball", card, write, activate=True)
@@ -157,5 +159,20 @@ def test_pictures_stay_in_the_users_folder_when_a_version_is_exported(tmp_path: 
     verify_files(exported)
     assert "before-after" not in (exported / "card.json").read_text()
     version.pictures[0].write_bytes(b"changed")
+    version.pictures[1].unlink()
+    store.activate("ball", version.number)
+    store.export("ball", tmp_path / "again")
+    (version.folder / "adapter_model.safetensors").write_text("others")
     with pytest.raises(WeightsRefused, match="was changed"):
-        store.export("ball", tmp_path / "again")
+        store.export("ball", tmp_path / "third")
+
+
+def test_pictures_that_an_older_card_speaks_for_may_be_gone_too(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("here")
+    digest = sha256(b"here").hexdigest()
+    files = {"weights": digest, "before-after-1.png": digest}
+    (tmp_path / "card.json").write_text(json.dumps({"format": 1, "files": files}))
+    verify_files(tmp_path)
+    (tmp_path / "weights").unlink()
+    with pytest.raises(WeightsRefused, match="missing"):
+        verify_files(tmp_path)

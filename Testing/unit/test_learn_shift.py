@@ -189,7 +189,7 @@ def test_few_slices_are_mirrored_under_the_name_of_their_case(a_model: TinySlice
 
 
 def test_labels_without_a_visible_object_are_refused(a_model: TinySliceModel) -> None:
-    with pytest.raises(InvalidInput, match="--labels"):
+    with pytest.raises(InvalidInput, match="Check the labels"):
         examples_of([a_case("x", empty=True)], a_model, count=4, seed=0, on_progress=silent)
 
 

@@ -552,7 +552,7 @@ def test_a_pool_without_images_is_refused_with_the_next_step(tmp_path: Path) -> 
 def test_methods_that_need_images_and_those_that_do_not_say_so() -> None:
     for name, method in METHODS.items():
         check_images(name, given=method.needs_images)
-        with pytest.raises(InvalidInput, match="--unlabelled"):
+        with pytest.raises(InvalidInput, match="their folder"):
             check_images(name, given=not method.needs_images)
     with pytest.raises(InvalidInput, match="Give one of: labelled, ema"):
         check_images("magic", given=True)

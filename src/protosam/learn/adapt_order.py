@@ -75,14 +75,14 @@ class AdaptOrder:
             raise InvalidInput(
                 f"The tier 'shift' learns from labels alone, and the method {self.method!r} was "
                 "asked for.",
-                "Give --tier decoder or full, or --method labelled.",
+                "Choose the tier decoder or full, or the method labelled.",
             )
         counted = self.settings.examples != RecipeSettings().examples
         if method_named(self.method).leaves == "specialist" and (self.tier or counted):
             raise InvalidInput(
                 f"The method {self.method!r} teaches a small network, which has neither tiers nor "
                 "examples.",
-                "Leave --tier and --examples out.",
+                "Choose neither a tier nor a number of examples.",
             )
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ FORMAT = 1
 """Version of the card; another one is refused."""
 
 CARD = "card.json"
+
+PICTURES = "before-after-*.png"
+"""Names of pictures in a version's folder, see `gate_pictures`; no answer depends on them."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,15 @@ def write_card(folder: Path, card: AdapterCard) -> None:
     StorageFailure
         When it cannot be written.
     """
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    kept = (path for path in sorted(folder.iterdir()) if not fnmatch(path.name, PICTURES))
+    files = {path.name: _sha256(path) for path in kept}
     entries = {**dataclasses.asdict(card), "files": files}
     with atomic_path(folder / CARD) as temporary:
         temporary.write_text(json.dumps(entries, indent=1), encoding="utf-8")
 
 
 def verify_files(folder: Path) -> None:
-    """Compare a version's files with the digests on its card.
+    """Compare a version's files with the digests on its card; pictures may be gone.
 
     Raises
     ------
@@ -76,6 +81,8 @@ def verify_files(folder: Path) -> None:
     """
     for name, digest in _entries(folder / CARD).get("files", {}).items():
         path = folder / name
+        if fnmatch(name, PICTURES):
+            continue  # on cards written before pictures were left out of them
         if not path.is_file() or _sha256(path) != digest:
             raise WeightsRefused(
                 f"{path} is missing or was changed.", "Adapt again, or activate another version."

@@ -23,7 +23,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from protosam.errors import InvalidInput, StorageFailure
-from protosam.learn.adapter_cards import CARD, AdapterCard, read_card, verify_files, write_card
+from protosam.learn.adapter_cards import (
+    CARD,
+    PICTURES,
+    AdapterCard,
+    read_card,
+    verify_files,
+    write_card,
+)
 from protosam.models.adapter_folder import (
     ACTIVE,
     FORMAT,
@@ -35,9 +42,6 @@ from protosam.models.adapter_folder import (
 )
 from protosam.models.weights import make_folder, user_folder
 from protosam.storage import atomic_path, storage_failure
-
-PICTURE = "before-after-{}.png"
-"""Name of a picture in a version's folder, see `gate_pictures`."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -60,7 +64,7 @@ class AdapterVersion:
     @property
     def pictures(self) -> tuple[Path, ...]:
         """Pictures of what it has changed."""
-        return tuple(sorted(self.folder.glob(PICTURE.format("*"))))
+        return tuple(sorted(self.folder.glob(PICTURES)))
 
 
 def adapters_folder(given: Path | None = None) -> Path:

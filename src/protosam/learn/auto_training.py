@@ -150,7 +150,7 @@ def lessons_of(
     if not any(lesson.present for lesson in found):
         raise InvalidInput(
             f"None of the {len(cases)} cases has the object in a slice.",
-            "Check --labels and the label maps.",
+            "Check the labels that were asked for, and the label maps.",
         )
     return found
 

@@ -92,7 +92,7 @@ def read_cases(choice: CaseChoice) -> FinishedCases:
     if not any((case.labels.voxels == n).any() for case in cases for n in case.wanted):
         raise InvalidInput(
             f"None of the {len(cases)} cases of {data.name} has a label to learn.",
-            "Check --labels and the label maps.",
+            "Check the labels that were asked for, and the label maps.",
         )
     return FinishedCases(tuple(cases), tuple(data.label_name(n) for n in numbers))
 

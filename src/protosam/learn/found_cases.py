@@ -37,7 +37,7 @@ def finished(found: CasesFound, labels: tuple[str, ...]) -> list[FinishedCase]:
     if not learnt or empty:
         raise InvalidInput(
             f"No case has a voxel of {', '.join(empty) or 'any label'}.",
-            "Check --labels and the label maps.",
+            "Check the labels that were asked for, and the label maps.",
         )
     return cases
 

@@ -64,7 +64,7 @@ def boards_of(
     if not boards:
         raise InvalidInput(
             f"None of the {len(judges)} cases to judge by has an object of {MIN_PIXELS} pixels.",
-            "Check --labels and the label maps.",
+            "Check the labels that were asked for, and the label maps.",
         )
     return boards
 

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 
 from protosam.extents import BoolArray, bounding_extent
 from protosam.intensity import auto_window
-from protosam.learn.adapters import PICTURE
+from protosam.learn.adapter_cards import PICTURES
 from protosam.learn.gate import Contender, GateReport
 from protosam.learn.gate_boards import Board
 from protosam.plane_pictures import draw_outline, draw_slice, finish_plane, planes_of
@@ -87,7 +87,7 @@ def draw_pictures(
     for number in chosen(report):
         pair, target = answers.pair(number), boards[number].target
         if pair is not None and target.plane is not None:
-            path = folder / PICTURE.format(len(written) + 1)
+            path = folder / PICTURES.replace("*", str(len(written) + 1))
             _draw(path, target, target.plane, pair)
             written.append(path)
     return tuple(written)

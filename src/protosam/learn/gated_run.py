@@ -97,7 +97,7 @@ def adapt(order: AdaptOrder, watch: Watch) -> AdaptResult:
     except Timeout as error:
         raise InvalidInput(
             f"The adapter {order.name!r} is being taught by another run.",
-            "Wait for it, or give another --name.",
+            "Wait for it, or give another name.",
         ) from error
     try:
         if method_named(order.method).leaves == "specialist":
@@ -319,7 +319,7 @@ class _Run:
             raise WeightsRefused(
                 f"The adapter {name!r} was made for {current.card.base_name} with SHA-256 "
                 f"{current.card.base_sha256}; this base has {base}.",
-                "Give another --name for an adapter of this model.",
+                "Give an adapter of this model another name.",
             )
         return current
 

@@ -136,7 +136,7 @@ def lessons_of(
         if len(found) == begun:
             raise InvalidInput(
                 f"None of the {len(cases)} cases has an object of {MIN_PIXELS} pixels in a slice.",
-                "Check --labels and the label maps.",
+                "Check the labels that were asked for, and the label maps.",
             )
     return found[:count]
 

@@ -119,7 +119,7 @@ def examples_of(
     if not found:
         raise InvalidInput(
             f"None of the {len(cases)} cases has an object of {MIN_PIXELS} pixels in a slice.",
-            "Check --labels and the label maps.",
+            "Check the labels that were asked for, and the label maps.",
         )
     return found
 

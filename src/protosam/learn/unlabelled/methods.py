@@ -81,10 +81,10 @@ def check_images(name: str, *, given: bool) -> None:
     if needed and not given:
         raise InvalidInput(
             f"The method {name!r} learns from images without labels, and none were given.",
-            "Give their folder with --unlabelled, or --method labelled.",
+            "Give their folder, or choose the method labelled.",
         )
     if given and not needed:
         raise InvalidInput(
             f"The method {name!r} learns from labelled cases alone.",
-            f"Leave --unlabelled out, or give --method {DEFAULT}.",
+            f"Leave their folder out, or choose the method {DEFAULT}.",
         )

@@ -62,7 +62,7 @@ def places_in(
     if not found:
         raise InvalidInput(
             f"Nothing like the finished cases was found in {len(pool)} images without labels.",
-            "Give images of the same kind and region, or --method labelled.",
+            "Give images of the same kind and region, or choose the method labelled.",
         )
     return found
 

@@ -165,7 +165,7 @@ class SpecialistRun:
     def _pool(self, division: Division) -> list[PoolImage]:
         if self._order.unlabelled is None:
             raise InvalidInput(
-                f"The method {self._order.method!r} needs images.", "Give --unlabelled."
+                f"The method {self._order.method!r} needs images.", "Give a folder of them."
             )
         pool, notes = pool_of(self._order.unlabelled, division)
         for note in notes:
@@ -179,7 +179,7 @@ class SpecialistRun:
         if not (path / FILE).is_file():
             raise InvalidInput(
                 f"The name {self._order.name!r} is that of an adapter, not of a specialist.",
-                "Give another --name.",
+                "Give another name.",
             )
         return load_specialist(path / FILE, torch.device("cpu"))
 
