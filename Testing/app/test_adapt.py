@@ -188,10 +188,10 @@ def test_two_cases_are_kept_and_counted_and_nobody_reads_whose_they_are(two_case
     assert not any(TYPED.encode() in one.read_bytes() for one in cases.rglob("*") if one.is_file())
 
 
-def test_the_same_image_is_not_kept_twice(two_cases):
+def test_an_image_that_is_saved_again_stays_one_case(two_cases):
     two_cases.page.click("#ps-adapt-save")
-    two_cases.until("get('adapt_note').includes('among the saved cases already')")
-    assert two_cases.state("adapt_level") == "error"
+    two_cases.until("get('adapt_note').includes('Saved again: liver.')", ANSWER_MS)
+    assert two_cases.state("adapt_level") == "info"
     assert two_cases.state("adapt_cases").startswith("2 cases")
 
 

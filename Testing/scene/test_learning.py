@@ -192,6 +192,14 @@ def test_a_saved_case_has_image_segments_clicks_code_and_digest(bench):
     assert PATIENT not in f"{desk.told.statuses} {desk.told.messages}"
 
 
+def test_a_case_that_is_saved_again_is_told_so(bench):
+    bench.choose()
+    bench.desk.click((5, 6, 7))
+    assert bench.learning.save_case()
+    bench.script.settle("save_case", CaseSaved("c0ffee", "train", again=True))
+    assert bench.status.message.startswith("Saved again: ")
+
+
 def test_saving_changes_nothing_in_the_scene(bench):
     desk = bench.desk
     bench.choose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import pickle
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from protosam.cases.corrected import Code, CorrectedCase, CorrectedSegment
 from protosam.cases.layouts import find_cases, import_cases
+from protosam.cases.nifti import nifti_bytes
 from protosam.cases.roles import (
     most_held_out,
     patient_hash,
@@ -25,7 +27,7 @@ from protosam.cases.roles import (
     role_of,
     roles_of,
 )
-from protosam.cases.saved import FACTS, MANIFEST, CaseFolder, nifti_bytes
+from protosam.cases.saved import FACTS, MANIFEST, CaseFolder
 from protosam.cases.split_files import convert_split, read_split
 from protosam.errors import GeometryError, InvalidInput, StorageFailure, UnreadableFile
 from protosam.geometry import Volume
@@ -141,14 +143,50 @@ def test_a_name_has_one_number_in_all_cases(tmp_path: Path) -> None:
     assert set(np.unique(labels.voxels)) == {0, 2, 3}
 
 
-def test_the_same_image_is_not_saved_twice_until_it_was_removed(tmp_path: Path) -> None:
+def test_an_image_that_is_saved_again_stays_one_case_with_its_newest_segments(
+    tmp_path: Path,
+) -> None:
+    folder = CaseFolder.create(tmp_path / "cases")
+    first = folder.save(a_case(names=("liver", "spleen")), patient="1")
+    liver = a_case(names=("liver",)).segments[0]
+    smaller = dataclasses.replace(liver, mask=liver.mask & (np.arange(14) < 6))
+    kidney = a_case(names=("x", "y", "kidney")).segments[2]
+    again = dataclasses.replace(a_case(), segments=(smaller, kidney))
+    second = folder.save(again, patient="1")
+    assert [one.id for one in folder.cases()] == [second.id] and second.role == first.role
+    assert not (tmp_path / "cases" / first.id).exists()
+    back = {one.name: one for one in folder.read(second.id).segments}
+    assert set(back) == {"liver", "spleen", "kidney"}
+    np.testing.assert_array_equal(back["liver"].mask, smaller.mask)
+    assert back["spleen"].prompts == a_case(names=("liver", "spleen")).segments[1].prompts
+
+
+def test_what_overlaps_earlier_segments_of_the_image_is_refused_and_they_stay(
+    tmp_path: Path,
+) -> None:
     folder = CaseFolder.create(tmp_path / "cases")
     saved = folder.save(a_case(), patient="1")
-    with pytest.raises(InvalidInput, match="already"):
-        folder.save(a_case(), patient="1")
+    with pytest.raises(InvalidInput, match="shares 36 voxels"):
+        folder.save(a_case(names=("lesion",)), patient="1")
+    assert [s.name for s in CaseFolder(tmp_path / "cases").read(saved.id).segments] == ["liver"]
+
+
+def test_an_image_cannot_change_its_patient_until_it_was_removed(tmp_path: Path) -> None:
+    folder = CaseFolder.create(tmp_path / "cases")
+    saved = folder.save(a_case(), patient="1")
+    with pytest.raises(InvalidInput, match=f"another patient's: case {saved.id}"):
+        folder.save(a_case(), patient="2")
     folder.remove(saved.id)
     assert not (tmp_path / "cases" / saved.id).exists()
-    assert folder.save(a_case(), patient="1").role == saved.role
+    assert folder.save(a_case(), patient="2").patient != saved.patient
+
+
+def test_an_image_whose_files_were_changed_is_not_saved_over(tmp_path: Path) -> None:
+    folder = CaseFolder.create(tmp_path / "cases")
+    saved = folder.save(a_case(), patient="1")
+    (tmp_path / "cases" / saved.id / FACTS).write_text("{}")
+    with pytest.raises(UnreadableFile, match="or remove the case"):
+        folder.save(a_case(), patient="1")
 
 
 def test_two_programs_that_save_by_turns_lose_nothing(tmp_path: Path) -> None:

@@ -120,6 +120,18 @@ class CorrectedCase:
         """Digest of the image's voxels and place: the same image has the same."""
         return self.image.uid
 
+    def over(self, before: CorrectedCase) -> CorrectedCase:
+        """Return this case with those segments of an earlier one whose names it has not.
+
+        Parameters
+        ----------
+        before : CorrectedCase
+            Of the same image.
+        """
+        names = {segment.name for segment in self.segments}
+        kept = tuple(segment for segment in before.segments if segment.name not in names)
+        return dataclasses.replace(self, segments=(*kept, *self.segments))
+
     def label_map(self, numbers: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Write all segments into one map.
 

@@ -7,14 +7,13 @@ Owns its form, version 1::
     <16 hexadecimal digits>/      image.nii.gz  labels.nii.gz  case.json
 
 A case appears complete or not at all: its folder is filled under another name and renamed, and the
-manifest names it afterwards; what it does not name is deleted by the next save. Two programs may
-save at once. Nothing says where a case came from: no header's text, no file's name, of the patient
-a salted hash. Voxels are (k, j, i).
+manifest names it afterwards; what it does not name is deleted when something is saved. Two programs
+may save at once. Nothing says where a case came from: no header's text, no file's name, of the
+patient a salted hash. Voxels are (k, j, i).
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import re
@@ -28,8 +27,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
 from filelock import FileLock, Timeout
 
 from protosam.cases.corrected import (
@@ -38,6 +35,7 @@ from protosam.cases.corrected import (
     segment_from_json,
     segment_to_json,
 )
+from protosam.cases.nifti import nifti_bytes
 from protosam.cases.roles import HELD_OUT_SHARE, ROLES, Role, patient_hash, role_beside
 from protosam.errors import InvalidInput, StorageFailure, UnreadableFile
 from protosam.geometry import Volume
@@ -58,13 +56,6 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 WAIT_S = 30.0
 """How long to wait for another program that is saving."""
-
-_NIFTI_TYPES = {
-    np.dtype(np.bool_): np.uint8,
-    np.dtype(np.float16): np.float32,
-    np.dtype(np.int64): np.int32,
-    np.dtype(np.uint64): np.uint32,
-}
 
 
 @dataclass(frozen=True)
@@ -138,7 +129,7 @@ class CaseFolder:
         return cls(folder)
 
     def save(self, case: CorrectedCase, *, patient: str) -> SavedCase:
-        """Add a case.
+        """Add a case; of an image that is there already, replace segments of the same names.
 
         Parameters
         ----------
@@ -149,27 +140,30 @@ class CaseFolder:
         Raises
         ------
         InvalidInput
-            When the image is in the folder already, or segments overlap.
+            When the image is there as another patient's, or segments overlap.
+        UnreadableFile
+            When the image is there and what was saved of it is damaged.
         StorageFailure
             When there is no space, no permission, or another program holds the folder.
         """
         with self._held():
             self._sweep()
-            if any(known.origin == case.origin for known in self._manifest.cases.values()):
-                raise InvalidInput(
-                    "This image is among the saved cases already.",
-                    "Remove the saved case first if this one is to replace it.",
-                )
             hashed = patient_hash(patient, self._manifest.salt)
+            before = self._before(case, hashed)
+            if before is not None:
+                case = case.over(self.read(before.id))
             role = self._role(hashed)
             labels = self._numbers(case)
             id = secrets.token_hex(8)
             files = _written(self.folder / id, case, [labels[s.name] for s in case.segments])
             saved = SavedCase(id, hashed, role, case.origin, files)
+            cases = {**self._manifest.cases, id: saved}
+            if before is not None:
+                del cases[before.id]
             self._replace(
-                {**self._manifest.labels, **{n: name for name, n in labels.items()}},
-                {**self._manifest.cases, id: saved},
+                {**self._manifest.labels, **{n: name for name, n in labels.items()}}, cases
             )
+            self._sweep()
         return saved
 
     def remove(self, id: str) -> None:
@@ -243,6 +237,17 @@ class CaseFolder:
             for case in self.cases(role)
         )
         return LabelledData(self.folder, cases, tuple(sorted(self._manifest.labels.items())))
+
+    def _before(self, case: CorrectedCase, hashed: str) -> SavedCase | None:
+        """Case that was saved of the same image, if any."""
+        known = self._manifest.cases.values()
+        before = next((one for one in known if one.origin == case.origin), None)
+        if before is not None and before.patient != hashed:
+            raise InvalidInput(
+                f"This image is there already, as another patient's: case {before.id}.",
+                "Say the same of the patient as then, or remove that case first.",
+            )
+        return before
 
     def _role(self, hashed: str) -> Role:
         """Role of a patient: what it was, or what it is from now on."""
@@ -322,27 +327,6 @@ def _written(place: Path, case: CorrectedCase, labels: list[int]) -> dict[str, s
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-
-
-def nifti_bytes(volume: Volume) -> bytes:
-    """Compressed NIfTI with nothing in its header but the grid; equal volumes give equal bytes.
-
-    Raises
-    ------
-    InvalidInput
-        When 64-bit integers do not fit into 32 bits, which is all that NIfTI's readers share.
-    """
-    voxels = volume.voxels
-    wanted = _NIFTI_TYPES.get(voxels.dtype)
-    stored = voxels if wanted is None else voxels.astype(wanted)
-    if wanted is not None and not np.array_equal(stored, voxels):
-        raise InvalidInput(
-            f"The image has values of {voxels.dtype} that 32 bits do not hold.",
-            "Rescale the image before saving the case.",
-        )
-    image = nibabel.Nifti1Image(stored.T, volume.affine)
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), compresslevel=3, mtime=0)
 
 
 def _read_manifest(path: Path) -> _Manifest:

@@ -121,6 +121,18 @@ def import_folder(
     results().print(f"Saved {saved} cases in {into}; {known} had been there.", markup=False)
 
 
+@cases_app.command("remove")
+def remove_case(
+    folder: Annotated[Path, typer.Argument(help="A folder of corrected cases.")],
+    case: Annotated[str, typer.Argument(help="Name of the case, as `cases list` shows it.")],
+) -> None:
+    """Delete a corrected case for good; adapters that learnt from it stay as they are."""
+    from protosam.cases.saved import CaseFolder
+
+    CaseFolder(folder).remove(case)
+    results().print(f"Removed: {case}", markup=False)
+
+
 @cases_app.command("convert-split")
 def convert(
     source: Annotated[Path, typer.Argument(help="split.pkl of lists, tables and texts.")],

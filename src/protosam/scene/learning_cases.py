@@ -139,7 +139,8 @@ class LearningCases(LearningNotes):
         if content.left_out:
             where += " " + self._text("left_out", names=", ".join(content.left_out))
         self._look()
-        self._set_note("info", self._text("saved", names=names), where)
+        done = "saved_again" if saved.again else "saved"
+        self._set_note("info", self._text(done, names=names), where)
 
     def _refused(self, key: str) -> bool:
         """Say why a case cannot be saved."""

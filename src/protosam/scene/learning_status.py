@@ -38,6 +38,7 @@ LEARNING_TEXTS: dict[str, str] = {
     "give_patient": "Give any text that is the same for all images of this patient.",
     "still_saving": "The last case is still being saved.",
     "saved": "Saved: {names}.",
+    "saved_again": "Saved again: {names}. What this image had under other names stays.",
     "saved_where": "{role} It is case {id} in {folder}.",
     "saved_train": "This patient's cases teach.",
     "saved_held-out": "This patient's cases judge new versions and teach nothing.",

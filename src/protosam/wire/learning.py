@@ -35,6 +35,8 @@ class CaseSaved(Reply):
     """Of the case; nothing in it tells where it came from."""
     role: str
     """What it is for, from now on: ``train`` or ``held-out``."""
+    again: bool = False
+    """Whether something was saved of this image before; segments of the same names are replaced."""
 
 
 @dataclass(frozen=True)

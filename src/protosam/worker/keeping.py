@@ -48,7 +48,8 @@ def answer(request: Keeping, volume: Volume | None) -> Kept:
     Raises
     ------
     InvalidInput
-        Nothing to save, an image that was saved before, segments that overlap, no such version.
+        Nothing to save, an image that was saved as another patient's, segments that overlap, no
+        such version.
     GeometryError
         A segment lies outside of the volume.
     UnreadableFile, WeightsRefused
@@ -76,8 +77,10 @@ def save_case(request: SaveCase, volume: Volume | None) -> CaseSaved:
         request.model_digest,
         date.fromisoformat(request.day) if request.day else None,
     )
-    saved = CaseFolder.create(Path(request.folder)).save(case, patient=request.patient)
-    return CaseSaved(saved.id, saved.role)
+    folder = CaseFolder.create(Path(request.folder))
+    again = any(one.origin == case.origin for one in folder.cases())
+    saved = folder.save(case, patient=request.patient)
+    return CaseSaved(saved.id, saved.role, again)
 
 
 def look_into(request: LookIntoCases) -> CaseList:
