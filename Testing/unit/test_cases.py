@@ -17,7 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protosam.cases.corrected import Code, CorrectedCase, CorrectedSegment
+from protosam.cases.corrected import (
+    Code,
+    CorrectedCase,
+    CorrectedSegment,
+    segment_from_json,
+    segment_to_json,
+)
 from protosam.cases.layouts import find_cases, import_cases
 from protosam.cases.nifti import nifti_bytes
 from protosam.cases.roles import (
@@ -63,6 +69,16 @@ def test_a_saved_case_comes_back_as_it_was(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.mask, other.mask)
         assert (one.name, one.prompts, one.code) == (other.name, other.prompts, other.code)
     assert (back.model_digest, back.day) == ("digest-1", date(2024, 5, 6))
+
+
+def test_a_side_is_kept_and_cases_that_were_saved_without_one_are_read(tmp_path: Path) -> None:
+    folder, left = CaseFolder.create(tmp_path / "cases"), Code("7771000", "SCT", "Left")
+    one = dataclasses.replace(a_case().segments[0], side=left)
+    saved = folder.save(dataclasses.replace(a_case(), segments=(one,)), patient="P1")
+    assert folder.read(saved.id).segments[0].side == left
+    entry = segment_to_json(one, 1)
+    del entry["side"]
+    assert segment_from_json(entry, one.mask.astype(np.uint8)).side is None
 
 
 def test_nothing_but_the_grid_is_in_the_header_of_a_saved_image() -> None:

@@ -49,6 +49,7 @@ SPLEEN = (
     "Segmentation category and type - 3D Slicer General Anatomy list~SCT^123037004^Anatomical "
     "Structure~SCT^78961009^Spleen~^^~Anatomic codes - DICOM master list~^^~^^"
 )
+KIDNEY = SPLEEN.replace("78961009^Spleen~^^", "64033007^Kidney~SCT^24028007^Right")
 posix = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 
 
@@ -251,12 +252,16 @@ def test_what_runs_beside_the_device_is_a_job_like_others_to_whoever_drops_it():
 def test_a_case_is_kept_with_its_clicks_and_codes_and_no_name(a_client, a_volume, tmp_path):
     named = Volume(a_volume.voxels, a_volume.affine, "Smith, John")
     a_client.open_volume(named)
-    first, second = blocks(named, (1, 2, 3), (5, 6, 7))
+    first, second, third = blocks(named, (1, 2, 3), (5, 6, 7), (1, 8, 9))
     clicks = PromptSet((Point((1, 2, 3), True, "p1"),))
     request = messages.SaveCase(
         named.uid,
         str(tmp_path / "cases"),
-        (segment("spleen", first, SPLEEN), segment("lesion", second, "nonsense~")),
+        (
+            segment("spleen", first, SPLEEN),
+            segment("lesion", second, "nonsense~"),
+            segment("kidney", third, KIDNEY),
+        ),
         (messages.SegmentClicks("spleen", clicks), messages.SegmentClicks("other", clicks)),
         patient="Smith",
         model_digest="d1g3st",
@@ -266,17 +271,18 @@ def test_a_case_is_kept_with_its_clicks_and_codes_and_no_name(a_client, a_volume
     folder = CaseFolder(tmp_path / "cases")
     case = folder.read(saved.id)
     assert folder.case(saved.id).role == saved.role
-    assert [one.name for one in case.segments] == ["spleen", "lesion"]
+    assert [one.name for one in case.segments] == ["spleen", "lesion", "kidney"]
     np.testing.assert_array_equal(case.segments[0].mask, first)
     np.testing.assert_array_equal(case.image.voxels, a_volume.voxels)
-    assert [one.prompts for one in case.segments] == [clicks, PromptSet()]
-    assert case.segments[0].code.meaning == "Spleen" and case.segments[1].code is None
+    assert [one.prompts for one in case.segments] == [clicks, *[PromptSet()] * 2]
+    codes = [one and one.meaning for kept in case.segments for one in (kept.code, kept.side)]
+    assert codes == ["Spleen", None, None, None, "Kidney", "Right"]
     assert (case.model_digest, str(case.day)) == ("d1g3st", "2026-11-20")
     texts = [path.read_text() for path in (tmp_path / "cases").rglob("*.json")]
     assert len(texts) == 2 and not any("Smith" in text for text in texts)
 
     held = a_client.look_into_cases(messages.LookIntoCases(str(tmp_path / "cases"))).wait(LIMIT_S)
-    assert (held.cases, held.patients, held.labels) == (1, 1, ("spleen", "lesion"))
+    assert (held.cases, held.patients, held.labels) == (1, 1, ("spleen", "lesion", "kidney"))
     assert held.held_out == (saved.role == "held-out")
 
 

@@ -24,13 +24,13 @@ from filelock import FileLock
 from protosam.batch.manifest import Row, rows_in, write_json
 from protosam.batch.sources import Series, inventory
 from protosam.batch.work import read_source
-from protosam.cases.corrected import Code, CorrectedCase, CorrectedSegment
+from protosam.cases.corrected import CorrectedCase, CorrectedSegment
 from protosam.cases.saved import CaseFolder, SavedCase
 from protosam.dicom.read import SeriesVolume
 from protosam.dicom.rtstruct import read_structures
 from protosam.dicom.segmentations import read_segments as read_seg
 from protosam.dicom.sources import files_of
-from protosam.dicom.terminology import coding_of
+from protosam.dicom.terminology import coding_of, kept_codes
 from protosam.errors import InvalidInput, StorageFailure, UnreadableFile
 from protosam.geometry import Volume
 from protosam.itk_grid import set_image_affine
@@ -183,7 +183,7 @@ def keep_corrected(
     row = finished_row(folder, key)
     with _source_of(row, source) as image:
         found = [one for one in read_segments(segmentation, image.volume) if one.mask.any()]
-        segments = tuple(CorrectedSegment(one.name, one.mask, code=_code(one)) for one in found)
+        segments = tuple(_corrected(one) for one in found)
         case = CorrectedCase(image.volume, segments)
         patient = _patient(image) or row.key
         saved = CaseFolder.create(cases).save(case, patient=patient)
@@ -251,12 +251,13 @@ def _write_image(path: Path, volume: Volume) -> None:
             ) from error
 
 
-def _code(segment: Segment) -> Code | None:
+def _corrected(segment: Segment) -> CorrectedSegment:
     try:
-        kind = coding_of(segment.name, segment.terminology).type
+        coding = coding_of(segment.name, segment.terminology)
     except InvalidInput:
-        return None  # a case to learn from may have any name
-    return Code(kind.value, kind.scheme, kind.meaning)
+        coding = None  # a case to learn from may have any name
+    code, side = kept_codes(coding)
+    return CorrectedSegment(segment.name, segment.mask, code=code, side=side)
 
 
 def _patient(image: SeriesVolume) -> str:

@@ -58,12 +58,15 @@ class CorrectedSegment:
     prompts : PromptSet
         What the user gave.
     code : Code or None
+    side : Code or None
+        Which one of what there are two of.
     """
 
     name: str
     mask: BoolArray
     prompts: PromptSet = field(default_factory=PromptSet)
     code: Code | None = None
+    side: Code | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -168,6 +171,7 @@ def segment_to_json(segment: CorrectedSegment, label: int) -> dict[str, Any]:
         "name": segment.name,
         "prompts": segment.prompts.to_json(),
         "code": None if segment.code is None else dataclasses.asdict(segment.code),
+        "side": None if segment.side is None else dataclasses.asdict(segment.side),
     }
 
 
@@ -181,6 +185,8 @@ def segment_from_json(entry: dict[str, Any], labels: npt.NDArray[np.generic]) ->
     KeyError, TypeError
         When entries are missing or unknown.
     """
-    code = None if entry["code"] is None else Code(**entry["code"])
+    codes = (entry["code"], entry.get("side"))  # cases saved before 2026-12 have no side
+    code, side = (None if one is None else Code(**one) for one in codes)
     mask = np.asarray(labels == int(entry["label"]), dtype=np.bool_)
-    return CorrectedSegment(str(entry["name"]), mask, PromptSet.from_json(entry["prompts"]), code)
+    prompts = PromptSet.from_json(entry["prompts"])
+    return CorrectedSegment(str(entry["name"]), mask, prompts, code, side)

@@ -27,6 +27,7 @@ from typing import Any
 
 from pydicom.sr.coding import Code as DicomCode
 
+from protosam.cases.corrected import Code as KeptCode
 from protosam.errors import InvalidInput
 from protosam.seg_nrrd import DEFAULT_COLOUR, DEFAULT_TERMINOLOGY
 
@@ -159,6 +160,17 @@ def coding_of(name: str, entry: str = DEFAULT_TERMINOLOGY) -> Coding:
             "Set its terminology in the segment list, or rename it.",
         )
     return replace(by_entry, side=by_entry.side or by_name.side, colour=by_name.colour)
+
+
+def kept_codes(coding: Coding | None) -> tuple[KeptCode | None, KeptCode | None]:
+    """Return what a corrected case keeps of a coding: the type, and which side of it."""
+    if coding is None:
+        return None, None
+    kind, side = (
+        None if one is None else KeptCode(one.value, one.scheme, one.meaning)
+        for one in (coding.type, coding.side)
+    )
+    return kind, side
 
 
 def parse_entry(entry: str) -> Coding | None:

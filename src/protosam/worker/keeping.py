@@ -20,7 +20,7 @@ import numpy as np
 from protosam.cases.corrected import Code, CorrectedCase, CorrectedSegment
 from protosam.cases.layouts import find_cases
 from protosam.cases.saved import CaseFolder
-from protosam.dicom.terminology import parse_entry
+from protosam.dicom.terminology import kept_codes, parse_entry
 from protosam.errors import GeometryError, InvalidInput, UnreadableFile, WeightsRefused
 from protosam.extents import BoolArray, Extent
 from protosam.geometry import Volume
@@ -149,18 +149,17 @@ def _segment(one: TaughtSegment, prompts: PromptSet | None, volume: Volume) -> C
         )
     mask: BoolArray = np.zeros(volume.shape_kji, dtype=np.bool_)
     mask[one.extent.slices] = one.mask()
-    return CorrectedSegment(one.name, mask, prompts or PromptSet(), _code(one.terminology))
+    code, side = _codes(one.terminology)
+    return CorrectedSegment(one.name, mask, prompts or PromptSet(), code, side)
 
 
-def _code(entry: str) -> Code | None:
-    """Code of a terminology entry; none where it says nothing that can be trusted."""
+def _codes(entry: str) -> tuple[Code | None, Code | None]:
+    """Codes of a terminology entry; none where it says nothing that can be trusted."""
     try:
         coding = parse_entry(entry) if entry else None
     except InvalidInput:
-        return None
-    if coding is None:
-        return None
-    return Code(coding.type.value, coding.type.scheme, coding.type.meaning)
+        return None, None
+    return kept_codes(coding)
 
 
 def _versions(folder: Path) -> list[AdapterInfo]:
