@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import random
@@ -19,7 +20,7 @@ from batch_runner import go
 from cheap_way import CheapWay
 from phantom_series import Ids, Layout, write_series
 
-from protosam.batch.lanes import LanePool, Limits
+from protosam.batch.lanes import NEEDED, LanePool, Limits
 from protosam.batch.manifest import FILE, OUTCOME, RESULTS, Manifest, Row, commit, committed
 from protosam.batch.queue import Hooks, Progress
 from protosam.batch.work import WORKING, Order, SeriesWork
@@ -288,6 +289,11 @@ def test_a_manifest_that_cannot_be_written_is_told(a_full_disk: Path):
         rows = [Row(f"k{n}", "1.2", reason="x" * 1000) for n in range(200)]
         with pytest.raises(StorageFailure, match="No space"):
             manifest.enrol(rows)
+
+
+def test_what_lanes_are_forked_with_is_there() -> None:
+    # A name that is not there would make every lane import for seconds, without a word.
+    assert importlib.util.find_spec(NEEDED) is not None
 
 
 def test_lanes_are_begun_before_there_is_a_task_and_no_more_than_are_needed(a_study, tmp_path):

@@ -273,7 +273,10 @@ def test_a_shift_goes_through_the_same_gate(
     few = ShiftSettings(steps=2, batch=1, hidden=4, examples=4, check_every=1)
     monkeypatch.setattr("protosam.learn.gated_run.ShiftSettings", lambda seed: few)
     write_cases(a_workplace / "cases", count=2)
-    result = adapt(an_order(a_workplace, tier="shift"), Watch(silent))
+    steps: list[RecipeProgress] = []
+    result = adapt(an_order(a_workplace, tier="shift"), Watch(silent, steps.append))
+    assert [(one.step, one.steps) for one in steps] == [(1, 2), (2, 2)]
+    assert all(one.loss > 0 for one in steps) and steps[-1].seconds_left == 0
     assert result.tier == "shift" and result.version.path.name == SHIFT_FILE
     assert result.version.active is result.report.accepted
     order = an_order(a_workplace)

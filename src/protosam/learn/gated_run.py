@@ -292,8 +292,13 @@ class _Run:
         examples = examples_of(
             division.taught, base, count=settings.examples, seed=settings.seed, on_progress=between
         )
-        between = self._between(ENCODED, TAUGHT)
-        taught = teach_shift(base, examples, settings, on_progress=between)
+        between, begun = self._between(ENCODED, TAUGHT), time.monotonic()
+
+        def on_step(step: int, loss: float) -> None:
+            left = (time.monotonic() - begun) / step * (settings.steps - step)
+            self._watch.on_step(RecipeProgress(step, settings.steps, loss, left))
+
+        taught = teach_shift(base, examples, settings, on_progress=between, on_step=on_step)
         if taught.step == 0:
             self._tell("The shift did not help: this version answers as the model alone does.")
         card = AddOnCard(

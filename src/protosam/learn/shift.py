@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +118,7 @@ def teach_shift(
     settings: ShiftSettings,
     *,
     on_progress: OnProgress,
+    on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> TaughtShift:
     """Teach a shift.
 
@@ -129,6 +130,8 @@ def teach_shift(
         Of `examples_of` with this very model.
     settings : ShiftSettings
     on_progress : (fraction 0..1, text) -> None
+    on_step : (step, loss) -> None, optional
+        From 1; the mean loss of the step's questions.
 
     Raises
     ------
@@ -152,10 +155,12 @@ def teach_shift(
     lessons = _Lessons(pupil, shift, generator)
     for step in range(1, settings.steps + 1):
         optimiser.zero_grad(set_to_none=True)
+        mean = 0.0
         for _ in range(settings.batch):
             example = taught[int(generator.integers(len(taught)))]
-            loss = lessons.loss(example, settings.length_price)
-            torch.autograd.backward(loss / settings.batch)
+            loss = lessons.loss(example, settings.length_price) / settings.batch
+            torch.autograd.backward(loss)
+            mean += loss.item()
         torch.nn.utils.clip_grad_norm_(shift.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -163,6 +168,7 @@ def teach_shift(
             dice = clicked_dice(pupil, held, shift)
             if dice.is_better_than(best_dice, before):
                 best, best_dice, best_step = copy.deepcopy(shift), dice, step
+        on_step(step, mean)
         on_progress(
             step / settings.steps, f"step {step}, Dice {before.one:.3f} -> {best_dice.one:.3f}"
         )
