@@ -92,7 +92,7 @@ def test_whole_objects_that_lost_are_told_with_the_reason_and_do_not_decide() ->
     report = a_report(0.45)
     assert report.accepted
     assert report.reason == (
-        "mean Dice changed by +0.100, but whole objects lost 0.150 after one click"
+        "mean Dice changed by +0.100, but 1 whole object lost 0.150 after one click"
     )
     told = "After one click to each of 1 whole object: Dice 0.600 before, 0.450 now."
     assert report.about_wholes() == told and told in report.to_text()

@@ -94,7 +94,7 @@ class GateReport:
         before, now = self.whole("current"), self.whole("new")
         if before is None or now is None:
             return ""
-        count = f"{len(self.wholes)} whole object{'s' if len(self.wholes) > 1 else ''}"
+        count = _counted(self.wholes)
         return f"After one click to each of {count}: Dice {before:.3f} before, {now:.3f} now."
 
     def mean(self, who: Contender) -> dict[str, float | None]:
@@ -210,8 +210,13 @@ def _approval(rows: Sequence[Row], wholes: Sequence[Whole]) -> str:
     """Why the new model is let in, and what it costs."""
     change = -float(np.mean([row.drop() for row in rows if not row.elsewhere]))
     lost = float(np.mean([w.dice["current"] - w.dice["new"] for w in wholes])) if wholes else 0.0
-    but = f", but whole objects lost {lost:.3f} after one click" if lost > MEAN_DROP else ""
+    told = f", but {_counted(wholes)} lost {lost:.3f} after one click"
+    but = told if lost > MEAN_DROP else ""
     return f"mean Dice changed by {change:+.3f}{but}"
+
+
+def _counted(wholes: Sequence[Whole]) -> str:
+    return f"{len(wholes)} whole object{'s' if len(wholes) > 1 else ''}"
 
 
 def _objection(rows: Sequence[Row]) -> str | None:
