@@ -38,6 +38,7 @@ from protosam.worker import teaching
 from protosam.worker.guests import Guest, GuestOutbox
 from protosam.worker.jobs import SHUTDOWN, Job, JobQueue
 from protosam.worker.learning import order_of
+from protosam.worker.teaching_plan import TeachingPlan
 from protosam.worker.turns import Turns
 
 LIMIT_S = 20.0
@@ -481,7 +482,7 @@ def test_a_worker_that_others_share_refuses_folders_with_the_next_step(request_)
 
 def asked(**fields):
     request = messages.Adapt(**{"cases": "cases", "name": "liver", **fields})
-    return teaching.Teaching(request, "tiny", "cpu", Path("weights"), 1, {"steps": 5})
+    return TeachingPlan(request, "tiny", "cpu", Path("weights"), 1, {"steps": 5})
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ from protosam.learn.unlabelled.methods import DEFAULT
 from protosam.wire.messages import Adapt, Adapted, Standing, Taught
 from protosam.worker.engine import Follow
 from protosam.worker.keeping import info_of
-from protosam.worker.teaching import Teaching
+from protosam.worker.teaching_plan import TeachingPlan
 
 
-def carry_out(teaching: Teaching, follow: Follow) -> Adapted:
+def carry_out(plan: TeachingPlan, follow: Follow) -> Adapted:
     """Teach, judge, and say what came of it; sets the number of threads of this process.
 
     Raises
@@ -38,12 +38,12 @@ def carry_out(teaching: Teaching, follow: Follow) -> Adapted:
     ProtoSAMError
         What `learn.gated_run.adapt` raises.
     """
-    torch.set_num_threads(teaching.threads)
+    torch.set_num_threads(plan.threads)
     watch = Watch(follow.on_progress, lambda now: follow.on_taught(_step(now)), follow.should_stop)
-    return adapted_of(adapt(order_of(teaching), watch))
+    return adapted_of(adapt(order_of(plan), watch))
 
 
-def order_of(teaching: Teaching) -> AdaptOrder:
+def order_of(plan: TeachingPlan) -> AdaptOrder:
     """Order that a request means.
 
     Raises
@@ -51,7 +51,7 @@ def order_of(teaching: Teaching) -> AdaptOrder:
     InvalidInput
         A tier that does not exist, or what `learn.adapt_order` refuses.
     """
-    request = teaching.request
+    request = plan.request
     return AdaptOrder(
         cases=Path(request.cases),
         name=request.name,
@@ -61,10 +61,10 @@ def order_of(teaching: Teaching) -> AdaptOrder:
         unlabelled=_folder(request.unlabelled),
         sentinels=_folder(request.sentinels),
         adapters_dir=_folder(request.adapters_dir),
-        model=teaching.model,
-        weights_dir=teaching.weights_dir,
-        device=teaching.device,
-        settings=RecipeSettings(**teaching.recipe),  # type: ignore[arg-type]
+        model=plan.model,
+        weights_dir=plan.weights_dir,
+        device=plan.device,
+        settings=RecipeSettings(**plan.recipe),  # type: ignore[arg-type]
     )
 
 

@@ -61,6 +61,7 @@ from protosam.worker.engine import (
     ShouldStop,
 )
 from protosam.worker.teaching import OwnProcess, Teaching
+from protosam.worker.teaching_plan import TeachingPlan
 
 LOADING = "loading what examples need"
 """What is told before the first of them."""
@@ -235,7 +236,7 @@ class ModelEngine:
 
     def course(self, request: Adapt) -> Course:
         """Prepare a run that teaches, in a process of its own with a thread less than this one."""
-        teaching = Teaching(
+        plan = TeachingPlan(
             request,
             request.model or self._choice.model,
             self._choice.device,
@@ -243,7 +244,7 @@ class ModelEngine:
             max(1, torch.get_num_threads() - 1),
             self._settings.recipe,
         )
-        return OwnProcess(teaching)
+        return OwnProcess(Teaching(plan))
 
     def _chosen(self, model: str, adapter: str) -> _Choice:
         """Choice of a request: no name means the model in memory, with its adapter.

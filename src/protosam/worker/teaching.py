@@ -23,12 +23,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
 import psutil
 
@@ -36,6 +35,7 @@ from protosam.errors import Cancelled, MissingExtra, WorkerFailure
 from protosam.wire.messages import Adapt, Adapted, Failed, Progress, Taught
 from protosam.worker.device import PROGRESS_S, failure_of
 from protosam.worker.engine import Follow
+from protosam.worker.teaching_plan import TeachingPlan
 
 GRACE_S = 5.0
 """How long it may take to stop: a step of the recipe takes about 1 s on two cores."""
@@ -60,20 +60,9 @@ _STOP = b"stop"
 
 @dataclass(frozen=True)
 class Teaching:
-    """What was asked for, and where: can be pickled, and is carried out by being called."""
+    """What is to be taught, as work: can be pickled, and is carried out by being called."""
 
-    request: Adapt
-    """As it came over the wire."""
-    model: str
-    """Name or path of the base."""
-    device: str
-    """As `models.load.choose_device` understands it."""
-    weights_dir: Path | None
-    """Folder that is searched first for weights."""
-    threads: int
-    """CPU threads."""
-    recipe: Mapping[str, int | float] = field(default_factory=dict)
-    """Changes to the usual `learn.recipe.RecipeSettings`."""
+    plan: TeachingPlan
 
     def __call__(self, follow: Follow) -> Adapted:
         """Teach, and judge.
@@ -93,7 +82,7 @@ class Teaching:
                 f"Adapting needs the library {error.name}, which the worker's Python lacks.",
                 "Install peft and MONAI there, then try again.",
             ) from error
-        return carry_out(self, follow)
+        return carry_out(self.plan, follow)
 
 
 @dataclass(frozen=True)
