@@ -94,7 +94,7 @@ def test_whole_objects_that_lost_are_told_with_the_reason_and_do_not_decide() ->
     assert report.reason == (
         "mean Dice changed by +0.100, but 1 whole object lost 0.150 after one click"
     )
-    told = "After one click to each of 1 whole object: Dice 0.600 before, 0.450 now."
+    told = "1 whole object, one click: Dice 0.600 before, 0.450 now."
     assert report.about_wholes() == told and told in report.to_text()
     entries = report.to_json()
     assert entries["whole"] == {"base": 0.5, "current": 0.6, "new": 0.45}
@@ -150,7 +150,7 @@ def test_a_run_tells_of_whole_objects_of_who_was_held_out(tmp_path: Path) -> Non
     entries = result.version.card.gate
     assert result.report.validation == OTHER_PATIENTS  # type: ignore[attr-defined]
     assert entries["whole"]["new"] is not None and entries["wholes"][0]["case"]
-    assert adapted_of(result).notes[0].startswith("After one click to each of 1 whole object")
+    assert adapted_of(result).notes[0].startswith("1 whole object, one click: Dice")
 
 
 def test_a_run_can_be_stopped_before_a_whole_object(tmp_path: Path) -> None:

@@ -94,8 +94,7 @@ class GateReport:
         before, now = self.whole("current"), self.whole("new")
         if before is None or now is None:
             return ""
-        count = _counted(self.wholes)
-        return f"After one click to each of {count}: Dice {before:.3f} before, {now:.3f} now."
+        return f"{_counted(self.wholes)}, one click: Dice {before:.3f} before, {now:.3f} now."
 
     def mean(self, who: Contender) -> dict[str, float | None]:
         """Means over what was taught, by the names of the table's columns."""
@@ -135,9 +134,7 @@ class GateReport:
             lines.append(f"{who:8}  {told:>9} {one:9.3f} {three:10.3f} {far:9.2f}")
         lines.append(f"{'Accepted' if self.accepted else 'Rejected'}: {self.reason}")
         checked = self._checked()
-        lines.append(
-            f"{checked['objects']} objects of {checked['cases']} cases, {self.validation}."
-        )
+        lines.append(f"{self.about_checked()}, {self.validation}.")
         if checked["elsewhere"]:
             base, new = self.elsewhere("base"), self.elsewhere("new")
             lines.append(
@@ -146,6 +143,12 @@ class GateReport:
         if self.wholes:
             lines.append(self.about_wholes())
         return "\n".join(lines)
+
+    def about_checked(self) -> str:
+        """Say what was played of what was taught."""
+        checked = self._checked()
+        cases = f"{checked['cases']} case{'s' if checked['cases'] > 1 else ''}"
+        return f"{checked['objects']} objects in slices of {cases}"
 
     def _checked(self) -> dict[str, int]:
         """How much was played."""

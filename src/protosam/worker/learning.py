@@ -139,10 +139,8 @@ def _checked(report: Verdict) -> str:
     if not isinstance(report, GateReport):
         return ""
     checked = report.to_json()["checked"]
-    cases = f"{checked['cases']} case{'s' if checked['cases'] > 1 else ''}"
-    played = f"{checked['objects']} objects of {cases}"
     beside = f", and {checked['elsewhere']} that nobody taught" if checked["elsewhere"] else ""
-    return f"{played}{beside}"
+    return f"{report.about_checked()}{beside}"
 
 
 def _content(path: Path) -> bytes:
