@@ -539,3 +539,19 @@ def test_one_damaged_adapter_hides_no_other(a_client, tmp_path):
         a_client.change_adapter(messages.ChangeAdapter("liver", "rollback", 0, str(tmp_path))).wait(
             LIMIT_S
         )
+
+
+def test_a_run_that_is_stopped_at_the_gate_keeps_what_it_has_learnt(workplaces, until):
+    at = workplaces(steps=2)
+    at.save()
+    run = at.teach()
+    until(at.client, lambda: any(one.text.startswith("gate") for one in run.reports), LONG_S)
+    run.pending.cancel()
+    with pytest.raises(Cancelled):
+        run.pending.wait(LONG_S)
+    assert [one.step for one in run.steps] == [1, 2]
+    assert at.client.adapters(messages.Adapters(at["adapters"])).wait(LONG_S).adapters == ()
+
+    again = at.teach()
+    assert again.pending.wait(LONG_S).version.number == 1
+    assert again.steps == []  # nothing was learnt twice
