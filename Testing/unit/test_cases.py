@@ -167,13 +167,14 @@ def test_an_image_that_is_saved_again_stays_one_case_with_its_newest_segments(
     liver = a_case(names=("liver",)).segments[0]
     smaller = dataclasses.replace(liver, mask=liver.mask & (np.arange(14) < 6))
     kidney = a_case(names=("x", "y", "kidney")).segments[2]
-    again = dataclasses.replace(a_case(), segments=(smaller, kidney))
+    again = dataclasses.replace(a_case(), segments=(smaller, kidney), model_digest="digest-2")
     second = folder.save(again, patient="1")
     assert [one.id for one in folder.cases()] == [second.id] and second.role == first.role
     assert not (tmp_path / "cases" / first.id).exists()
     back = {one.name: one for one in folder.read(second.id).segments}
     assert set(back) == {"liver", "spleen", "kidney"}
     np.testing.assert_array_equal(back["liver"].mask, smaller.mask)
+    assert folder.read(second.id).model_digest == ""  # two models have answered
     assert back["spleen"].prompts == a_case(names=("liver", "spleen")).segments[1].prompts
 
 

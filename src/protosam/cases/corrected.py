@@ -88,7 +88,7 @@ class CorrectedCase:
     segments : tuple of CorrectedSegment
         On the image's grid; they may not overlap.
     model_digest : str
-        Of the model that answered the prompts; empty where there was none.
+        Of the model that answered the prompts; empty where there was none, or several.
     day : date or None
         A day at most.
     """
@@ -133,7 +133,9 @@ class CorrectedCase:
         """
         names = {segment.name for segment in self.segments}
         kept = tuple(segment for segment in before.segments if segment.name not in names)
-        return dataclasses.replace(self, segments=(*kept, *self.segments))
+        is_one = not kept or before.model_digest == self.model_digest
+        digest = self.model_digest if is_one else ""
+        return dataclasses.replace(self, segments=(*kept, *self.segments), model_digest=digest)
 
     def label_map(self, numbers: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Write all segments into one map.

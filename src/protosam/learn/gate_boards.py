@@ -6,7 +6,7 @@ Owns the choice. Indices are (k, j, i).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from typing import Any
@@ -84,9 +84,12 @@ def whole_objects(judges: Sequence[Judge], names: Mapping[int, str]) -> list[Tar
     return list(islice(in_turn, MOST_WHOLE))
 
 
-def _objects(case: FinishedCase, names: Mapping[int, str]) -> list[Target]:
-    found = (_target(case, label, names) for label in case.wanted)
-    return [target for target in found if target.truth.any()]
+def _objects(case: FinishedCase, names: Mapping[int, str]) -> Iterator[Target]:
+    """Objects of a case, one by one: each has a mask as large as the image."""
+    for label in case.wanted:
+        target = _target(case, label, names)
+        if target.truth.any():
+            yield target
 
 
 def _target(case: FinishedCase, label: int, names: Mapping[int, str]) -> Target:

@@ -101,7 +101,7 @@ def can_play_wholes(model: SliceModel) -> bool:
 
 
 class _Player:
-    """A model at work, in the slices of the boards."""
+    """A model at work, as an engine for the click robot."""
 
     name = "adapted"
 
