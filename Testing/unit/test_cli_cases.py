@@ -43,7 +43,10 @@ def names(folder: Path) -> list[str]:
 def test_cases_are_listed_by_their_names_and_roles(a_folder: Path) -> None:
     code, told = run("cases", "list", a_folder)
     assert code == 0 and all(name in told for name in names(a_folder))
-    assert "train" in told or "held-out" in told
+    assert ("train" in told or "held-out" in told) and told.count("ball") == 2
+    (a_folder / names(a_folder)[0] / "case.json").write_text("{")
+    code, told = run("cases", "list", a_folder)
+    assert code != 0 and "Remove the case" in told
 
 
 def test_a_case_that_was_removed_is_gone_for_good_and_the_other_stays(a_folder: Path) -> None:

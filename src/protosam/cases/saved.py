@@ -223,9 +223,26 @@ class CaseFolder:
         try:
             facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
             segments = tuple(segment_from_json(e, labels.voxels) for e in facts["segments"])
-            day = None if facts["day"] is None else date.fromisoformat(facts["day"])
-            return CorrectedCase(image, segments, str(facts["model_digest"]), day)
+            return CorrectedCase(image, segments, str(facts["model_digest"]), _day_of(facts))
         except (KeyError, TypeError, ValueError) as error:
+            raise UnreadableFile(
+                f"{FACTS} of the saved case {id} is not understood: {error}.", "Remove the case."
+            ) from error
+
+    def told(self, id: str) -> tuple[tuple[str, ...], date | None]:
+        """Names of a case's segments and its day, by which a user knows it; no voxels are read.
+
+        Raises
+        ------
+        UnreadableFile
+            When the file is missing or not understood.
+        """
+        path = self.folder / self.case(id).id / FACTS
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            names = tuple(str(entry["name"]) for entry in facts["segments"])
+            return names, _day_of(facts)
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise UnreadableFile(
                 f"{FACTS} of the saved case {id} is not understood: {error}.", "Remove the case."
             ) from error
@@ -297,6 +314,10 @@ class CaseFolder:
             ) from error
         except PermissionError as error:
             raise storage_failure(self.folder, error) from error
+
+
+def _day_of(facts: dict[str, Any]) -> date | None:
+    return None if facts["day"] is None else date.fromisoformat(facts["day"])
 
 
 def _written(place: Path, case: CorrectedCase, labels: list[int]) -> dict[str, str]:

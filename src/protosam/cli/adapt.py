@@ -101,7 +101,17 @@ def list_cases(
 ) -> None:
     """Show the cases of a folder, who teaches and who is held out."""
     from protosam.cases.layouts import find_cases
+    from protosam.cases.saved import MANIFEST, CaseFolder
 
+    if (folder / MANIFEST).is_file():
+        saved = CaseFolder(folder)
+        kept = [
+            (case.id, case.role, ", ".join(names), "" if day is None else day.isoformat())
+            for case in saved.cases()
+            for names, day in [saved.told(case.id)]
+        ]
+        show_table(f"{len(kept)} cases", ("case", "role", "segments", "day"), kept)
+        return
     found = find_cases(folder)
     rows = [(case.name, found.roles[case.name]) for case in found.data.cases]
     show_table(f"{len(rows)} cases", ("case", "role"), rows)
