@@ -34,7 +34,7 @@ from protosam.learn.finished_cases import FinishedCase
 from protosam.learn.gate_boards import Board, boards_of
 from protosam.learn.gate_play import CLICKS, Marks, measure
 from protosam.learn.gated_run import adapt
-from protosam.learn.recipe import RecipeSettings
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.models.load import load_model
 from protosam.robot import Rules, Target
 

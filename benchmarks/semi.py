@@ -32,7 +32,8 @@ from protosam.learn.fronts import front_of
 from protosam.learn.gate_boards import boards_of
 from protosam.learn.gate_play import CLICKS, measure
 from protosam.learn.lessons import lessons_of
-from protosam.learn.recipe import Checkpoint, RecipeSettings, network_of, teach, with_adapter
+from protosam.learn.recipe import Checkpoint, network_of, teach, with_adapter
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.learn.train_shift import weights_of
 from protosam.learn.unlabelled.assemble import material_at, term_of
 from protosam.learn.unlabelled.generalists import generalists_of

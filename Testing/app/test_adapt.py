@@ -17,7 +17,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from protosam.cases.roles import patient_hash
 from protosam.learn.adapter_cards import AdapterCard
 from protosam.learn.adapters import AdapterStore
-from protosam.learn.recipe import RecipeSettings, network_of, with_adapter
+from protosam.learn.recipe import network_of, with_adapter
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.learn.train_shift import weights_of
 from protosam.models.load import load_model
 from protosam.models.lora import save_adapter

@@ -16,7 +16,7 @@ from protosam.errors import GeometryError, InvalidInput, ProtoSAMError, StorageF
 from protosam.learn.adapt_order import AdaptOrder, Watch
 from protosam.learn.adapters import AdapterStore
 from protosam.learn.gated_run import adapt
-from protosam.learn.recipe import RecipeSettings
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.models.load import load_model
 from protosam.models.tiny import TinySAM, TinySettings
 from protosam.models.tiny_predictor import save_tiny

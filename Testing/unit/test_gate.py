@@ -29,7 +29,8 @@ from protosam.learn.gate_boards import Board, boards_of
 from protosam.learn.gate_play import Marks, measure
 from protosam.learn.gated_run import adapt
 from protosam.learn.lessons import lessons_of
-from protosam.learn.recipe import Checkpoint, RecipeProgress, RecipeSettings, teach, with_adapter
+from protosam.learn.recipe import Checkpoint, RecipeProgress, teach, with_adapter
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.learn.shift import ShiftSettings
 from protosam.models.adapter_folder import SHIFT_FILE
 from protosam.models.load import load_model

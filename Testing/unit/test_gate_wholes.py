@@ -20,7 +20,7 @@ from protosam.learn.gate_boards import MOST_WHOLE, boards_of, whole_objects
 from protosam.learn.gate_play import Marks, measure_wholes
 from protosam.learn.gated_run import adapt
 from protosam.learn.judging import games_of
-from protosam.learn.recipe import RecipeSettings
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.models.load import load_model
 from protosam.models.tiny import TinySAM, TinySettings
 from protosam.models.tiny_predictor import TinySliceModel, save_tiny

@@ -35,12 +35,17 @@ from protosam.learn.pupils import pupil_of
 from protosam.learn.recipe import (
     Checkpoint,
     RecipeProgress,
-    RecipeSettings,
     Taught,
-    choose_tier,
     teach,
     with_adapter,
     without_adapter,
+)
+from protosam.learn.recipe_settings import (
+    FEW_STEPS,
+    STEPS,
+    RecipeSettings,
+    choose_tier,
+    for_model,
 )
 from protosam.learn.replay import replayed_cases
 from protosam.models.lora import load_adapter, lora_parameters, merge_lora, save_adapter
@@ -424,6 +429,17 @@ def test_a_loss_that_is_no_number_ends_the_run(
 def test_settings_that_cannot_be_taught_with_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidInput):
         RecipeSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_model_that_is_slow_here_takes_fewer_steps_where_none_are_asked_for(
+    a_model: TinySliceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, asked = RecipeSettings(), RecipeSettings(steps=7)
+    assert usual.planned == for_model(usual, a_model).steps == STEPS
+    assert for_model(asked, a_model).steps == asked.planned == 7
+    monkeypatch.setattr(TinySliceModel, "reads_neighbours", False)  # as of the SAM family
+    assert for_model(usual, a_model).steps == FEW_STEPS
+    assert for_model(asked, a_model).steps == 7
 
 
 def test_the_machine_chooses_how_much_learns() -> None:

@@ -20,7 +20,8 @@ from protosam.learn.finished_cases import FinishedCase
 from protosam.learn.fronts import front_of
 from protosam.learn.lessons import QUESTIONS, Asker, Lesson, lessons_of
 from protosam.learn.pupils import pupil_of
-from protosam.learn.recipe import Checkpoint, RecipeSettings, teach, with_adapter, without_adapter
+from protosam.learn.recipe import Checkpoint, teach, with_adapter, without_adapter
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.models.cards import card_named
 from protosam.models.lora import load_adapter, lora_parameters, save_adapter
 from protosam.models.predictor import SamSliceModel

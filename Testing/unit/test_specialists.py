@@ -25,7 +25,8 @@ from protosam.learn.adapters import AdapterStore
 from protosam.learn.division import Judge
 from protosam.learn.finished_cases import FinishedCase
 from protosam.learn.gated_run import adapt
-from protosam.learn.recipe import Checkpoint, RecipeSettings
+from protosam.learn.recipe import Checkpoint
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.learn.unlabelled.generalists import core_points, generalists_of
 from protosam.learn.unlabelled.mean_teacher import (
     PRESETS,

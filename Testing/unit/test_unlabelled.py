@@ -19,7 +19,8 @@ from protosam.learn.adapt_order import AdaptOrder
 from protosam.learn.finished_cases import FinishedCase
 from protosam.learn.fronts import front_of
 from protosam.learn.lessons import lessons_of
-from protosam.learn.recipe import Checkpoint, RecipeSettings, teach, with_adapter
+from protosam.learn.recipe import Checkpoint, teach, with_adapter
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.learn.unlabelled.alarms import WINDOW, Signs, alarm_of, disagreement
 from protosam.learn.unlabelled.assemble import material_at, term_of
 from protosam.learn.unlabelled.enhance import FeatureEnhancement

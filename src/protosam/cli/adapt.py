@@ -71,7 +71,7 @@ def adapt(  # noqa: PLR0913 - each option of the command is a parameter
     """Teach the model from corrected cases; what is worse than before is not let in."""
     from protosam.learn.adapt_order import AdaptOrder, Watch
     from protosam.learn.gated_run import adapt as carry_out
-    from protosam.learn.recipe import RecipeSettings
+    from protosam.learn.recipe_settings import RecipeSettings
     from protosam.learn.unlabelled.methods import DEFAULT
 
     order = AdaptOrder(

@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 from protosam.errors import InvalidInput
 from protosam.learn.adapters import AdapterVersion, checked_name
 from protosam.learn.finished_cases import OnProgress
-from protosam.learn.recipe import RecipeProgress, RecipeSettings, Tier
+from protosam.learn.recipe import RecipeProgress
+from protosam.learn.recipe_settings import RecipeSettings, Tier
 from protosam.learn.unlabelled.methods import check_images, method_named
 from protosam.models.load import DEFAULT_MODEL
 from protosam.storage import atomic_path

@@ -37,14 +37,12 @@ from protosam.learn.recipe import (
     STATE,
     Checkpoint,
     RecipeProgress,
-    RecipeSettings,
-    Tier,
-    choose_tier,
     network_of,
     teach,
     with_adapter,
     without_adapter,
 )
+from protosam.learn.recipe_settings import RecipeSettings, Tier, choose_tier, for_model
 from protosam.learn.replay import replayed_cases
 from protosam.learn.sentinels import named_sentinels, watchful
 from protosam.learn.shift import ShiftSettings, teach_shift
@@ -146,7 +144,7 @@ class _Run:
             cases=_digests(division.taught),
             held_out=_digests([one.case for one in judges]),
             seed=order.settings.seed,
-            settings={**dataclasses.asdict(self._settings(tier)), **self._unlabelled()},
+            settings={**dataclasses.asdict(self._settings(tier, base)), **self._unlabelled()},
             figures=figures,
             gate=report.to_json(),
             method=order.method,
@@ -158,8 +156,8 @@ class _Run:
         seconds = time.monotonic() - self._begun
         return AdaptResult(version, report, tier, seconds, tuple(self._notes), version.pictures)
 
-    def _settings(self, tier: Tier) -> RecipeSettings:
-        return dataclasses.replace(self._order.settings, tier=tier)
+    def _settings(self, tier: Tier, base: SliceModel) -> RecipeSettings:
+        return for_model(dataclasses.replace(self._order.settings, tier=tier), base)
 
     def _loaded(self, adapter: Path | None) -> SliceModel:
         order = self._order
@@ -196,7 +194,7 @@ class _Run:
     def _learnt(
         self, base: SliceModel, digest: str, division: Division, tier: Tier, candidate: Path
     ) -> dict[str, float]:
-        settings, watch = self._settings(tier), self._watch
+        settings, watch = self._settings(tier, base), self._watch
         front = front_of(base, settings.blocks)
         lessons = self._lessons(base, front, division, settings)
 

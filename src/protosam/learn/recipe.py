@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,84 +30,15 @@ from protosam.errors import Cancelled, InvalidInput, ProtoSAMError
 from protosam.learn.fronts import front_of
 from protosam.learn.lessons import Asker, Lesson
 from protosam.learn.pupils import pupil_of
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.models.lora import inject_lora, lora_parameters, scale_lora, unload_lora
-from protosam.models.lora_places import Part
 from protosam.models.predictor import SamSliceModel
 from protosam.models.slice_model import SliceModel
 from protosam.models.tiny_predictor import TinySliceModel
 from protosam.storage import atomic_path
 
-Tier = Literal["shift", "decoder", "full"]
-"""How much of a model learns; see the module."""
-
 STATE = "state.pt"
 """File of a run that goes on where it was stopped."""
-
-
-@dataclass(frozen=True)
-class RecipeSettings:
-    """What decides an adapter, apart from cases and model."""
-
-    tier: Tier = "decoder"
-    rear_blocks: int = 3
-    """Blocks that learn in the tier ``decoder``."""
-    parts: tuple[Part, ...] = ("attention", "mlp", "neck", "decoder")
-    """Where adapters go; the encoder's blocks are chosen by the tier."""
-    rank: int = 8
-    """Of the adapters."""
-    alpha: float = 16.0
-    """Their update is scaled by ``alpha / rank``."""
-    steps: int = 200
-    """Optimiser steps."""
-    batch: int = 4
-    """Questions in each step, one after the other: memory is that of one."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW; it rises over the first tenth and falls along a cosine."""
-    weight_decay: float = 0.01
-    """Weight decay of AdamW."""
-    clip_norm: float = 1.0
-    """Largest norm of the gradient."""
-    average: float = 0.95
-    """Decay of the moving average of the adapter, which is what is kept."""
-    strength: float = 0.7
-    """Share of what was learnt that is kept. On training cases of the heart the whole cost organs
-    that nobody taught 0.043 Dice at one click and this share 0.009, with the same gain."""
-    examples: int = 192
-    """Slices that are learnt from, over all cases and labels; half of them or more are variants."""
-    replayed: int = 32
-    """Slices of procedural shapes that are practised on beside them; 0 = none."""
-    checkpoint_every: int = 20
-    """Steps between checkpoints."""
-    seed: int = 0
-    """Decides initial weights, slices, questions and clicks."""
-
-    def __post_init__(self) -> None:
-        counts = (self.rear_blocks, self.rank, self.steps, self.batch, self.examples)
-        if min(*counts, self.checkpoint_every) < 1 or min(self.seed, self.replayed) < 0:
-            raise InvalidInput(
-                f"An adapter cannot be taught with these settings: {self}.",
-                "Counts are 1 or more, the seed and what is replayed 0 or more.",
-            )
-        rates = (self.alpha, self.learning_rate, self.clip_norm)
-        if not all(math.isfinite(r) and r > 0 for r in rates) or self.weight_decay < 0:
-            raise InvalidInput(f"An adapter cannot be taught with these rates: {self}.")
-        if not (0 <= self.average < 1 and 0 < self.strength <= 1):
-            raise InvalidInput(
-                f"The average's decay is {self.average}, wanted 0 to below 1; the strength is "
-                f"{self.strength}, wanted above 0 to 1."
-            )
-
-    @property
-    def blocks(self) -> int | None:
-        """How many of the last blocks learn; None for all."""
-        return None if self.tier == "full" else self.rear_blocks
-
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a step: linear rise, then a cosine to nothing."""
-        rise = max(1, self.steps // 10)
-        rising = min(1.0, (step + 1) / rise)
-        falling = 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return self.learning_rate * rising * falling
 
 
 @dataclass(frozen=True)
@@ -169,11 +100,6 @@ class UnlabelledTerm(Protocol):
         ...
 
 
-def choose_tier(device: torch.device) -> Tier:
-    """Tier that a machine can afford: the whole encoder on a GPU, its last blocks on a CPU."""
-    return "full" if device.type == "cuda" else "decoder"
-
-
 def teach(  # noqa: PLR0913 - five of them are what a run is; the term is not in every run
     model: SliceModel,
     lessons: Sequence[Lesson],
@@ -215,17 +141,17 @@ def teach(  # noqa: PLR0913 - five of them are what a run is; the term is not in
     student = _Student(model, settings, checkpoint, term)
     student.restore()
     begun, first = time.monotonic(), student.step
-    while student.step < settings.steps:
+    while student.step < settings.planned:
         if should_stop():
             student.save()
             raise Cancelled(
-                f"Stopped at step {student.step} of {settings.steps}.",
+                f"Stopped at step {student.step} of {settings.planned}.",
                 "The same command goes on from there.",
             )
         loss = student.take_step(lessons)
         done = student.step - first
-        left = (time.monotonic() - begun) / done * (settings.steps - student.step)
-        on_step(RecipeProgress(student.step, settings.steps, loss, left))
+        left = (time.monotonic() - begun) / done * (settings.planned - student.step)
+        on_step(RecipeProgress(student.step, settings.planned, loss, left))
         if student.step % settings.checkpoint_every == 0:
             student.save()
     student.save()

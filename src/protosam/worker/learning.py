@@ -20,7 +20,8 @@ from protosam.errors import InvalidInput, UnreadableFile, WorkerFailure
 from protosam.learn.adapt_order import AdaptOrder, AdaptResult, Verdict, Watch
 from protosam.learn.gate import CONTENDERS, Contender, GateReport
 from protosam.learn.gated_run import adapt
-from protosam.learn.recipe import RecipeProgress, RecipeSettings, Tier
+from protosam.learn.recipe import RecipeProgress
+from protosam.learn.recipe_settings import RecipeSettings, Tier
 from protosam.learn.unlabelled.methods import DEFAULT
 from protosam.wire.messages import Adapt, Adapted, Standing, Taught
 from protosam.worker.engine import Follow

@@ -89,7 +89,7 @@ class ModelSettings:
     weights_dir: Path | None = None
     """Folder that is searched first for weights."""
     recipe: Mapping[str, int | float] = field(default_factory=dict)
-    """Changes to the usual `learn.recipe.RecipeSettings` of runs that teach."""
+    """Changes to the usual `learn.recipe_settings.RecipeSettings` of runs that teach."""
 
 
 class ModelEngine:

@@ -27,4 +27,4 @@ class TeachingPlan:
     threads: int
     """CPU threads."""
     recipe: Mapping[str, int | float] = field(default_factory=dict)
-    """Changes to the usual `learn.recipe.RecipeSettings`."""
+    """Changes to the usual `learn.recipe_settings.RecipeSettings`."""

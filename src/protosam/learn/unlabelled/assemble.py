@@ -14,7 +14,7 @@ import numpy as np
 from protosam.learn.division import Division
 from protosam.learn.finished_cases import FinishedCase, OnProgress
 from protosam.learn.fronts import Front
-from protosam.learn.recipe import RecipeSettings
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.learn.unlabelled.places import places_in
 from protosam.learn.unlabelled.pool import Known, PoolImage, image_files, patients_of, read_pool
 from protosam.learn.unlabelled.seen import ObjectIn, SeenSlice, SliceTaker

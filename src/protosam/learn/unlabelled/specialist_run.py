@@ -27,7 +27,7 @@ from protosam.learn.adapters import AdapterStore
 from protosam.learn.division import Division, Judge, divide, whole
 from protosam.learn.finished_cases import FinishedCase
 from protosam.learn.found_cases import finished, renumbered
-from protosam.learn.recipe import STATE, Checkpoint, RecipeProgress, RecipeSettings
+from protosam.learn.recipe import STATE, Checkpoint, RecipeProgress
 from protosam.learn.train_shift import weights_of
 from protosam.learn.unlabelled.assemble import pool_of
 from protosam.learn.unlabelled.generalists import generalists_of
@@ -156,9 +156,9 @@ class SpecialistRun:
 
     def _settings(self) -> MeanTeacherSettings:
         """Return the method's settings, with the seed and, where others were given, the steps."""
-        given, usual = self._order.settings, RecipeSettings()
+        given = self._order.settings
         settings = dataclasses.replace(PRESETS[self._order.method], seed=given.seed)
-        if given.steps == usual.steps:
+        if given.steps is None:
             return settings
         return dataclasses.replace(settings, steps=given.steps)
 

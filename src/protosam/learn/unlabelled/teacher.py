@@ -19,7 +19,8 @@ import torch
 from protosam import metrics
 from protosam.learn.fronts import front_of
 from protosam.learn.pupils import pupil_of
-from protosam.learn.recipe import RecipeSettings, network_of
+from protosam.learn.recipe import network_of
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.learn.unlabelled.seen import SeenSlice, core_box, core_clicks
 from protosam.models.lora import lora_parameters
 from protosam.models.slice_model import SliceModel, SlicePrompts

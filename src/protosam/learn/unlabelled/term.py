@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from protosam.errors import InvalidInput
-from protosam.learn.recipe import RecipeSettings
+from protosam.learn.recipe_settings import RecipeSettings
 from protosam.learn.unlabelled.alarms import WINDOW, Signs, alarm_of, disagreement
 from protosam.learn.unlabelled.ramps import linear_ramp
 from protosam.learn.unlabelled.seen import MIN_PIXELS, SeenSlice, question
@@ -133,12 +133,12 @@ class PoolTerm:
     @property
     def first_step(self) -> int:
         """Step in which the term comes in."""
-        return int(np.ceil(self._settings.begin * self._run.steps))
+        return int(np.ceil(self._settings.begin * self._run.planned))
 
     @property
     def refresh_steps(self) -> list[int]:
         """Steps in which pseudo-labels are made."""
-        rest, count = self._run.steps - self.first_step, self._settings.refreshes
+        rest, count = self._run.planned - self.first_step, self._settings.refreshes
         return sorted({self.first_step + n * rest // count for n in range(count)})
 
     def weight_at(self, step: int) -> float:
@@ -190,7 +190,7 @@ class PoolTerm:
         self._way.restore(state["way"])
 
     def _done(self, step: int) -> float:
-        return (step - self.first_step) / (self._run.steps - self.first_step)
+        return (step - self.first_step) / (self._run.planned - self.first_step)
 
     def _refresh(self, done: float, average: Sequence[torch.Tensor]) -> None:
         answers = self._teacher.answers(self._material.pool, self._beliefs, average)
