@@ -61,7 +61,9 @@ def adapt(  # noqa: PLR0913 - each option of the command is a parameter
     ] = None,
     adapters_dir: AdaptersOption = None,
     json: Annotated[Path | None, typer.Option(help="Write the report into this file.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps; usually 600, 200 for SAM on a CPU.")
+    ] = None,
     examples: Annotated[int | None, typer.Option(help="Slices to learn from.")] = None,
     seed: Annotated[int, typer.Option(help="Decides weights, slices, questions, clicks.")] = 0,
     model: ModelOption = BUILT_IN_MODEL,
