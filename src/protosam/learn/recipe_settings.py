@@ -17,7 +17,7 @@ from protosam.models.lora_places import Part
 from protosam.models.slice_model import SliceModel
 
 Tier = Literal["shift", "decoder", "full"]
-"""How much of a model learns; see the module."""
+"""How much of a model learns; see `learn.recipe`."""
 
 STEPS, FEW_STEPS = 600, 200
 """Optimiser steps, and of models that need seconds for each."""
