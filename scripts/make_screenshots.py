@@ -24,8 +24,9 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from protosam.cases.corrected import CorrectedCase, CorrectedSegment
+from protosam.cases.manifest import MANIFEST
 from protosam.cases.roles import Role, patient_hash, role_of
-from protosam.cases.saved import MANIFEST, CaseFolder
+from protosam.cases.saved import CaseFolder
 from protosam.geometry import Volume, spacing_kji_mm
 from protosam.morphology import eroded
 from protosam.phantom import Phantom, make_phantom

@@ -25,6 +25,7 @@ from protosam.cases.corrected import (
     segment_to_json,
 )
 from protosam.cases.layouts import find_cases, import_cases
+from protosam.cases.manifest import MANIFEST
 from protosam.cases.nifti import nifti_bytes
 from protosam.cases.roles import (
     most_held_out,
@@ -33,7 +34,7 @@ from protosam.cases.roles import (
     role_of,
     roles_of,
 )
-from protosam.cases.saved import FACTS, MANIFEST, CaseFolder
+from protosam.cases.saved import FACTS, CaseFolder
 from protosam.cases.split_files import convert_split, read_split
 from protosam.errors import GeometryError, InvalidInput, StorageFailure, UnreadableFile
 from protosam.geometry import Volume
@@ -169,13 +170,37 @@ def test_an_image_that_is_saved_again_stays_one_case_with_its_newest_segments(
     kidney = a_case(names=("x", "y", "kidney")).segments[2]
     again = dataclasses.replace(a_case(), segments=(smaller, kidney), model_digest="digest-2")
     second = folder.save(again, patient="1")
-    assert [one.id for one in folder.cases()] == [second.id] and second.role == first.role
-    assert not (tmp_path / "cases" / first.id).exists()
+    assert (second.id, second.role) == (first.id, first.role)
+    assert [one.id for one in CaseFolder(tmp_path / "cases").cases()] == [first.id]
+    places = [path.name for path in (tmp_path / "cases").iterdir() if path.is_dir()]
+    assert places == [second.place] != [first.place]
+    assert [case.name for case in folder.data().cases] == [first.id]
     back = {one.name: one for one in folder.read(second.id).segments}
     assert set(back) == {"liver", "spleen", "kidney"}
     np.testing.assert_array_equal(back["liver"].mask, smaller.mask)
     assert folder.read(second.id).model_digest == ""  # two models have answered
     assert back["spleen"].prompts == a_case(names=("liver", "spleen")).segments[1].prompts
+
+
+def test_a_case_that_was_saved_three_times_is_removed_with_all_its_files(tmp_path: Path) -> None:
+    folder = CaseFolder.create(tmp_path / "cases")
+    saved = [folder.save(a_case(), patient="1") for _ in range(3)]
+    assert [one.revision for one in saved] == [1, 2, 3]
+    assert folder.told(saved[0].id)[0] == ("liver",)
+    folder.remove(saved[0].id)
+    assert not [path for path in (tmp_path / "cases").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("id", ["../0123456789abcdef", "..", "", "0123456789abcdef/x"])
+def test_a_list_whose_cases_lie_elsewhere_is_refused(tmp_path: Path, id: str) -> None:
+    folder = CaseFolder.create(tmp_path / "cases")
+    folder.save(a_case(), patient="1")
+    path = tmp_path / "cases" / MANIFEST
+    entries = json.loads(path.read_text("utf-8"))
+    entries["cases"] = {id: next(iter(entries["cases"].values()))}
+    path.write_text(json.dumps(entries), "utf-8")
+    with pytest.raises(UnreadableFile, match="no folder of its own"):
+        CaseFolder(tmp_path / "cases")
 
 
 def test_what_overlaps_earlier_segments_of_the_image_is_refused_and_they_stay(

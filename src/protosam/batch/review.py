@@ -25,7 +25,8 @@ from protosam.batch.manifest import Row, rows_in, write_json
 from protosam.batch.sources import Series, inventory
 from protosam.batch.work import read_source
 from protosam.cases.corrected import CorrectedCase, CorrectedSegment
-from protosam.cases.saved import CaseFolder, SavedCase
+from protosam.cases.manifest import SavedCase
+from protosam.cases.saved import CaseFolder
 from protosam.dicom.read import SeriesVolume
 from protosam.dicom.rtstruct import read_structures
 from protosam.dicom.segmentations import read_segments as read_seg

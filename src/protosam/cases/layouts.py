@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from protosam.cases.corrected import CorrectedCase, CorrectedSegment
+from protosam.cases.manifest import MANIFEST
 from protosam.cases.roles import Role, patient_hash, patient_in_name, roles_of
-from protosam.cases.saved import MANIFEST, CaseFolder
+from protosam.cases.saved import CaseFolder
 from protosam.errors import InvalidInput, UnreadableFile
 from protosam.labelled import LabelledCase, LabelledData, read_dataset
 from protosam.volume_io import READABLE_ENDINGS

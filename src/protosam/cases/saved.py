@@ -1,10 +1,11 @@
 """The folder of corrected cases that a user has chosen to keep.
 
-Owns its form, version 1::
+Owns what lies in it::
 
     manifest.json                 salt, share held out, labels, and of each case: patient's hash,
                                   role, origin, digests of its files
     <16 hexadecimal digits>/      image.nii.gz  labels.nii.gz  case.json
+    <16 hexadecimal digits>-2/    the same, of an image that was saved a second time
 
 A case appears complete or not at all: its folder is filled under another name and renamed, and the
 manifest names it afterwards; what it does not name is deleted when something is saved. Two programs
@@ -16,13 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -35,51 +35,30 @@ from protosam.cases.corrected import (
     segment_from_json,
     segment_to_json,
 )
+from protosam.cases.manifest import (
+    MANIFEST,
+    PLACE,
+    VERSION,
+    Manifest,
+    SavedCase,
+    read_manifest,
+    write_manifest,
+)
 from protosam.cases.nifti import nifti_bytes
-from protosam.cases.roles import HELD_OUT_SHARE, ROLES, Role, patient_hash, role_beside
+from protosam.cases.roles import HELD_OUT_SHARE, Role, patient_hash, role_beside
 from protosam.errors import InvalidInput, StorageFailure, UnreadableFile
 from protosam.geometry import Volume
 from protosam.labelled import LabelledCase, LabelledData
 from protosam.storage import atomic_path, storage_failure
 from protosam.volume_io import read_labelmap, read_volume
 
-FORMAT = "protosam-cases"
-VERSION = 1
-"""Version of the folder; another one is refused."""
-
-MANIFEST, IMAGE, LABELS, FACTS = "manifest.json", "image.nii.gz", "labels.nii.gz", "case.json"
+IMAGE, LABELS, FACTS = "image.nii.gz", "labels.nii.gz", "case.json"
 
 PARTIAL = ".new-"
 """Beginning of the name of a case's folder while it is filled."""
 
-_ID = re.compile(r"[0-9a-f]{16}")
-
 WAIT_S = 30.0
 """How long to wait for another program that is saving."""
-
-
-@dataclass(frozen=True)
-class SavedCase:
-    """A case in the folder, not read yet."""
-
-    id: str
-    """Name of its folder."""
-    patient: str
-    """Salted hash of the patient's key."""
-    role: Role
-    """What it is for; never changes."""
-    origin: str
-    """Digest of the image as it was saved."""
-    files: dict[str, str]
-    """SHA-256 of each file."""
-
-
-@dataclass(frozen=True)
-class _Manifest:
-    salt: str
-    held_out_share: float
-    labels: dict[int, str]
-    cases: dict[str, SavedCase]
 
 
 class CaseFolder:
@@ -98,7 +77,7 @@ class CaseFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._manifest = _read_manifest(folder / MANIFEST)
+        self._manifest = read_manifest(folder / MANIFEST)
 
     @classmethod
     def create(cls, folder: Path, *, held_out_share: float = HELD_OUT_SHARE) -> CaseFolder:
@@ -125,7 +104,7 @@ class CaseFolder:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_failure(folder, error) from error
-        _write_manifest(folder / MANIFEST, _Manifest(secrets.token_hex(16), held_out_share, {}, {}))
+        write_manifest(folder / MANIFEST, Manifest(secrets.token_hex(16), held_out_share, {}, {}))
         return cls(folder)
 
     def save(self, case: CorrectedCase, *, patient: str) -> SavedCase:
@@ -154,14 +133,15 @@ class CaseFolder:
                 case = case.over(self.read(before.id))
             role = self._role(hashed)
             labels = self._numbers(case)
-            id = secrets.token_hex(8)
-            files = _written(self.folder / id, case, [labels[s.name] for s in case.segments])
-            saved = SavedCase(id, hashed, role, case.origin, files)
-            cases = {**self._manifest.cases, id: saved}
-            if before is not None:
-                del cases[before.id]
+            id = secrets.token_hex(8) if before is None else before.id
+            revision = 1 if before is None else before.revision + 1
+            saved = SavedCase(id, hashed, role, case.origin, {}, revision)
+            numbers = [labels[s.name] for s in case.segments]
+            files = _written(self.folder / saved.place, case, numbers)
+            saved = replace(saved, files=files)
             self._replace(
-                {**self._manifest.labels, **{n: name for name, n in labels.items()}}, cases
+                {**self._manifest.labels, **{n: name for name, n in labels.items()}},
+                {**self._manifest.cases, id: saved},
             )
             self._sweep()
         return saved
@@ -177,13 +157,13 @@ class CaseFolder:
             When it cannot be removed.
         """
         with self._held():
-            self.case(id)
+            place = self.folder / self.case(id).place
             rest = {known: case for known, case in self._manifest.cases.items() if known != id}
             self._replace(self._manifest.labels, rest)
             try:
-                shutil.rmtree(self.folder / id)
+                shutil.rmtree(place)
             except OSError as error:
-                raise storage_failure(self.folder / id, error) from error
+                raise storage_failure(place, error) from error
 
     def case(self, id: str) -> SavedCase:
         """One case.
@@ -212,7 +192,8 @@ class CaseFolder:
         UnreadableFile
             When a file is missing, changed or not understood.
         """
-        saved, place = self.case(id), self.folder / id
+        saved = self.case(id)
+        place = self.folder / saved.place
         for name, digest in saved.files.items():
             if not (place / name).is_file() or _sha256(place / name) != digest:
                 raise UnreadableFile(
@@ -237,7 +218,7 @@ class CaseFolder:
         UnreadableFile
             When the file is missing or not understood.
         """
-        path = self.folder / self.case(id).id / FACTS
+        path = self.folder / self.case(id).place / FACTS
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
             names = tuple(str(entry["name"]) for entry in facts["segments"])
@@ -250,8 +231,9 @@ class CaseFolder:
     def data(self, role: Role | None = None) -> LabelledData:
         """Images and label maps, as evaluation and training read them."""
         cases = tuple(
-            LabelledCase(case.id, self.folder / case.id / IMAGE, self.folder / case.id / LABELS)
+            LabelledCase(case.id, place / IMAGE, place / LABELS)
             for case in self.cases(role)
+            for place in [self.folder / case.place]
         )
         return LabelledData(self.folder, cases, tuple(sorted(self._manifest.labels.items())))
 
@@ -275,9 +257,10 @@ class CaseFolder:
 
     def _sweep(self) -> None:
         """Delete what a killed program has left: folders that the manifest does not name."""
+        known = {case.place for case in self._manifest.cases.values()}
         for path in self.folder.iterdir():
-            left = path.name.startswith(PARTIAL) or _ID.fullmatch(path.name)
-            if left and path.name not in self._manifest.cases:
+            left = path.name.startswith(PARTIAL) or PLACE.fullmatch(path.name)
+            if left and path.name not in known:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _numbers(self, case: CorrectedCase) -> dict[str, int]:
@@ -296,8 +279,8 @@ class CaseFolder:
 
     def _replace(self, labels: dict[int, str], cases: dict[str, SavedCase]) -> None:
         old = self._manifest
-        manifest = _Manifest(old.salt, old.held_out_share, labels, cases)
-        _write_manifest(self.folder / MANIFEST, manifest)
+        manifest = Manifest(old.salt, old.held_out_share, labels, cases)
+        write_manifest(self.folder / MANIFEST, manifest)
         self._manifest = manifest
 
     @contextmanager
@@ -305,7 +288,7 @@ class CaseFolder:
         """Hold the folder against other programs, and read the manifest as it is by then."""
         try:
             with FileLock(self.folder / ".lock", timeout=WAIT_S):
-                self._manifest = _read_manifest(self.folder / MANIFEST)
+                self._manifest = read_manifest(self.folder / MANIFEST)
                 yield
         except Timeout as error:
             raise StorageFailure(
@@ -348,48 +331,6 @@ def _written(place: Path, case: CorrectedCase, labels: list[int]) -> dict[str, s
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-
-
-def _read_manifest(path: Path) -> _Manifest:
-    next_step = "Choose a folder of corrected cases, or begin one."
-    try:
-        entries: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UnreadableFile(f"{path} cannot be read: {error.strerror}.", next_step) from error
-    except ValueError as error:
-        raise UnreadableFile(f"{path} is damaged: {error}.", next_step) from error
-    if not isinstance(entries, dict) or entries.get("format") != FORMAT:
-        raise UnreadableFile(f"{path} is no list of corrected cases.", next_step)
-    if entries.get("version") != VERSION:
-        raise UnreadableFile(
-            f"{path} has version {entries.get('version')}; this program reads {VERSION}.",
-            "Update ProtoSAM.",
-        )
-    try:
-        cases = {id: SavedCase(id=id, **facts) for id, facts in entries["cases"].items()}
-        labels = {int(n): str(name) for n, name in entries["labels"].items()}
-        manifest = _Manifest(str(entries["salt"]), float(entries["held_out_share"]), labels, cases)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnreadableFile(f"{path} is damaged: {error}.", next_step) from error
-    if any(case.role not in ROLES for case in cases.values()):
-        raise UnreadableFile(f"{path} has a role that is none of {ROLES}.", next_step)
-    return manifest
-
-
-def _write_manifest(path: Path, manifest: _Manifest) -> None:
-    cases = {id: asdict(case) for id, case in manifest.cases.items()}
-    for facts in cases.values():
-        del facts["id"]
-    entries = {
-        "format": FORMAT,
-        "version": VERSION,
-        "salt": manifest.salt,
-        "held_out_share": manifest.held_out_share,
-        "labels": manifest.labels,
-        "cases": cases,
-    }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(entries, indent=1), encoding="utf-8")
 
 
 def _sha256(path: Path) -> str:

@@ -103,7 +103,8 @@ def list_cases(
 ) -> None:
     """Show the cases of a folder, who teaches and who is held out."""
     from protosam.cases.layouts import find_cases
-    from protosam.cases.saved import MANIFEST, CaseFolder
+    from protosam.cases.manifest import MANIFEST
+    from protosam.cases.saved import CaseFolder
 
     if (folder / MANIFEST).is_file():
         saved = CaseFolder(folder)
