@@ -20,6 +20,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,11 +115,11 @@ def places_of(setting: Setting, folder: Path) -> tuple[list[ObjectIn], float]:
     return places, round(float(np.mean(dice)), 4)
 
 
-def adapted(args: argparse.Namespace, setting: Setting, method: str, work: Path) -> dict:
+def adapted(args: argparse.Namespace, setting: Setting, method: str, work: Path) -> dict[str, Any]:
     """Teach an adapter by a method and play validation slices with it."""
     model = load_model(device="cpu")
     boards = boards_of([whole(case) for case in setting.validation], setting.names)
-    row: dict = {}
+    row: dict[str, Any] = {}
     if method != "base":
         run = RecipeSettings(steps=args.steps, examples=args.examples, seed=args.seed)
         front = front_of(model, run.blocks)
@@ -152,7 +153,7 @@ def adapted(args: argparse.Namespace, setting: Setting, method: str, work: Path)
     return row
 
 
-def specialist(args: argparse.Namespace, setting: Setting, method: str) -> dict:
+def specialist(args: argparse.Namespace, setting: Setting, method: str) -> dict[str, Any]:
     """Teach a specialist by a method and let it find the objects of validation volumes."""
     settings = PRESETS.get(method, MeanTeacherSettings(consistency=0.0, assistance=0.0))
     settings = dataclasses.replace(settings, steps=args.specialist_steps, seed=args.seed)
@@ -192,6 +193,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="For first guesses.")
     parser.add_argument("--datasets", type=lambda text: text.split(","), default=DATASETS)
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=ROWS)
     parser.add_argument("--choices", type=int, default=2)
     parser.add_argument("--labelled", type=int, default=2)
     parser.add_argument("--pool", type=int, default=8)
@@ -201,6 +203,8 @@ def main() -> None:
     parser.add_argument("--specialist-steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not set(args.methods) <= set(ROWS):
+        parser.error(f"--methods are of {', '.join(ROWS)}")
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     caps = {k: v for k, v in vars(args).items() if isinstance(v, int)}
@@ -211,7 +215,7 @@ def main() -> None:
             report = json.loads(path.read_text("utf-8")) if path.is_file() else start
             done = {(row["choice"], row["method"]) for row in report["runs"]}
             setting = setting_of(args, dataset, choice)
-            for method in ROWS:
+            for method in args.methods:
                 if (choice, method) in done:
                     continue
                 cpu = time.process_time()
