@@ -55,7 +55,7 @@ PATIENTS: tuple[tuple[Role, tuple[int, ...]], ...] = (
     ("train", (1, 2)),
     ("train", (3,)),
     ("held-out", (4,)),
-    ("held-out", (5,)),
+    ("train", (5,)),
 )
 """What each is for, and the seeds of its phantoms."""
 
