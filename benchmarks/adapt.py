@@ -42,6 +42,9 @@ from protosam.robot import Rules, Target
 OBJECTS = 12
 """Most objects that report, in slices and with five cases as volumes."""
 
+WITH_VOLUMES = 5
+"""Number of cases with which whole objects play, too."""
+
 OTHERS = (("btcv_abdomen_ct", ("btcv_03",), ("liver", "spleen", "right kidney", "aorta")),)
 """Organs that none of the sets teaches."""
 
@@ -219,7 +222,7 @@ def row(
     found = read_dataset(data / SETS[name].dataset)
     members = cases_of_split(data / "split.json", "train", found.name)
     chosen = drawn(members, seed, count)
-    volumes = count == 5
+    volumes = count == WITH_VOLUMES
     before = reporter.before(volumes=volumes)
     with tempfile.TemporaryDirectory() as folder:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -285,7 +288,7 @@ def main() -> None:
             continue
         keep = args.out / f"{name}_base.json"
         settings = RecipeSettings(**{"seed": seed, **args.settings})
-        rows = args.out.glob(f"{name}_*_cases_seed_{seed}.json") if count != 5 else ()
+        rows = args.out.glob(f"{name}_*_cases_seed_{seed}.json") if count != WITH_VOLUMES else ()
         entries = of_same_cases(rows, min(count, len(members)), settings.planned)
         if entries is None:
             entries = row(args.data, name, (count, settings), Reporter(args.data, name, keep))

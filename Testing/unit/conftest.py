@@ -1,9 +1,13 @@
-"""A stand-in for a promptable model, and volumes whose truth it can find."""
+"""A stand-in for a promptable model, volumes whose truth it can find, scripts of benchmarks."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from protosam.errors import InvalidInput
 from protosam.geometry import Volume
 from protosam.models.slice_model import SliceAnswer, SlicePrompts
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CERTAIN = 6.0
 
 
@@ -160,3 +165,20 @@ def two_balls() -> Volume:
     first = (k - 9) ** 2 + (j - 20) ** 2 + (i - 20) ** 2 <= 38
     second = (k - 26) ** 2 + (j - 20) ** 2 + (i - 20) ** 2 <= 38
     return _bright(first | second, (1.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Load a script of the folder of benchmarks, which is no package, by its name."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(
+            f"benchmark_{name}", BENCHMARKS / f"{name}.py"
+        )
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    return load

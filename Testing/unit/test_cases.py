@@ -203,6 +203,22 @@ def test_a_list_whose_cases_lie_elsewhere_is_refused(tmp_path: Path, id: str) ->
         CaseFolder(tmp_path / "cases")
 
 
+@pytest.mark.parametrize(
+    ("revision", "told"),
+    [("x", "damaged"), (None, "damaged"), (-1, "no folder of its own"), (10**40, "missing")],
+)
+def test_a_number_of_savings_that_cannot_be_is_told(
+    tmp_path: Path, revision: object, told: str
+) -> None:
+    saved = CaseFolder.create(tmp_path / "cases").save(a_case(), patient="1")
+    path = tmp_path / "cases" / MANIFEST
+    entries = json.loads(path.read_text("utf-8"))
+    entries["cases"][saved.id]["revision"] = revision
+    path.write_text(json.dumps(entries), "utf-8")
+    with pytest.raises(UnreadableFile, match=told):
+        CaseFolder(tmp_path / "cases").read(saved.id)
+
+
 def test_what_overlaps_earlier_segments_of_the_image_is_refused_and_they_stay(
     tmp_path: Path,
 ) -> None:

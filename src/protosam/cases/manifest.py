@@ -45,7 +45,7 @@ class SavedCase:
     @property
     def place(self) -> str:
         """Name of its folder, another one each time that it is saved."""
-        return self.id if self.revision == 1 else f"{self.id}-{self.revision}"
+        return place_of(self.id, self.revision)
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Manifest:
     """Name of each number."""
     cases: dict[str, SavedCase]
     """By id, in the order in which they were first saved."""
+
+
+def place_of(id: str, revision: int) -> str:
+    """Name of the folder of a case that was saved so many times."""
+    return id if revision == 1 else f"{id}-{revision}"
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -120,4 +125,4 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def _case(id: str, facts: dict[str, Any]) -> SavedCase:
-    return SavedCase(**{**facts, "id": id, "revision": int(facts.get("revision", 1))})
+    return SavedCase(id=id, **{**facts, "revision": int(facts.get("revision", 1))})

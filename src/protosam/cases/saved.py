@@ -22,7 +22,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from protosam.cases.manifest import (
     VERSION,
     Manifest,
     SavedCase,
+    place_of,
     read_manifest,
     write_manifest,
 )
@@ -135,10 +135,9 @@ class CaseFolder:
             labels = self._numbers(case)
             id = secrets.token_hex(8) if before is None else before.id
             revision = 1 if before is None else before.revision + 1
-            saved = SavedCase(id, hashed, role, case.origin, {}, revision)
-            numbers = [labels[s.name] for s in case.segments]
-            files = _written(self.folder / saved.place, case, numbers)
-            saved = replace(saved, files=files)
+            place = self.folder / place_of(id, revision)
+            files = _written(place, case, [labels[s.name] for s in case.segments])
+            saved = SavedCase(id, hashed, role, case.origin, files, revision)
             self._replace(
                 {**self._manifest.labels, **{n: name for name, n in labels.items()}},
                 {**self._manifest.cases, id: saved},

@@ -99,9 +99,10 @@ def for_model(settings: RecipeSettings, model: SliceModel) -> RecipeSettings:
 
     Models that do not read neighbours are of the SAM family: on a CPU a step takes them seconds.
     """
+    if settings.steps is not None:
+        return settings
     slow = not model.reads_neighbours and model.device.type == "cpu"
-    steps = (FEW_STEPS if slow else STEPS) if settings.steps is None else settings.steps
-    return dataclasses.replace(settings, steps=steps)
+    return dataclasses.replace(settings, steps=FEW_STEPS if slow else STEPS)
 
 
 def choose_tier(device: torch.device) -> Tier:
